@@ -1,0 +1,63 @@
+"""Make BERT-family checkpoints binary.
+
+Three jobs, each usable alone::
+
+    compress(model, tokenizer, Recipe.load("default"), "text.txt")
+    pretrain("binary-dir", "text.txt", "better-dir")
+    report("binary-dir", "report-dir")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bipft_compress.checkpoint import load
+    from bipft_compress.convert.compress import Compressed, compress
+    from bipft_compress.errors import UserError
+    from bipft_compress.jobs import compress_checkpoint
+    from bipft_compress.jobs import report_checkpoint as report
+    from bipft_compress.recipe import Recipe
+    from bipft_compress.report import build_report
+    from bipft_compress.training.pretrain import pretrain, train
+
+__version__ = version("bipft-compress")
+
+_PUBLIC = {
+    "Compressed": "bipft_compress.convert.compress:Compressed",
+    "Recipe": "bipft_compress.recipe:Recipe",
+    "UserError": "bipft_compress.errors:UserError",
+    "build_report": "bipft_compress.report:build_report",
+    "compress": "bipft_compress.convert.compress:compress",
+    "compress_checkpoint": "bipft_compress.jobs:compress_checkpoint",
+    "load": "bipft_compress.checkpoint:load",
+    "pretrain": "bipft_compress.training.pretrain:pretrain",
+    "report": "bipft_compress.jobs:report_checkpoint",
+    "train": "bipft_compress.training.pretrain:train",
+}
+
+__all__ = [
+    "Compressed",
+    "Recipe",
+    "UserError",
+    "build_report",
+    "compress",
+    "compress_checkpoint",
+    "load",
+    "pretrain",
+    "report",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and transformers take seconds to import: `--help` should not wait for them.
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'bipft_compress' has no attribute {name!r}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    value = getattr(import_module(module), attribute)
+    # Without this, `bipft_compress.report` would later be the subpackage of that name.
+    globals()[name] = value
+    return value

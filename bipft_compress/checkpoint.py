@@ -1,0 +1,266 @@
+"""Checkpoints in and out: full-precision ones from anywhere, binary ones of our own.
+
+A binary checkpoint is a directory with ``config.json`` (the original's), ``model.safetensors``
+(latent weights, for training), ``compression.json`` (recipe, decisions, provenance, checksum) and
+the tokenizer's files. Only safetensors and JSON are read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bipft_compress.convert.swap import Decision, swap
+from bipft_compress.errors import CheckpointError, UnsupportedModelError
+from bipft_compress.families import check_supported
+from bipft_compress.files import atomic_directory, read_json, sha256, write_atomically
+from bipft_compress.recipe import Recipe
+
+WEIGHTS = "model.safetensors"
+RECORD = "compression.json"
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Record:
+    """What is known about a binary checkpoint beside its weights; stored in `RECORD`."""
+
+    recipe: Recipe
+    teacher: str
+    """Hub name or path of the full-precision original."""
+    decisions: list[Decision] = field(default_factory=list)
+    layer_errors: list[float] = field(default_factory=list)
+    """Normalised squared error of the hidden states after each layer, before any training."""
+    training: list[dict[str, Any]] = field(default_factory=list)
+    """Logged points of the pretraining: step, tokens, loss and its terms, learning rate."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "recipe": self.recipe.model_dump(),
+            "teacher": self.teacher,
+            "decisions": [decision.to_dict() for decision in self.decisions],
+            "layer_errors": self.layer_errors,
+            "training": self.training,
+            "provenance": self.provenance,
+            "quality": self.quality,
+        }
+
+    @classmethod
+    def read(cls, directory: Path) -> Record:
+        """Read the record of a binary checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, malformed, or of a newer version.
+        """
+        path = directory / RECORD
+        if not path.is_file():
+            raise CheckpointError(
+                f"{directory} is not a binary checkpoint (it has no {RECORD}): "
+                "make one with `bipft-compress compress`."
+            )
+        values = read_json(path)
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format version {version!r} and this release reads version "
+                f"{FORMAT_VERSION}: upgrade bipft-compress or compress the checkpoint again."
+            )
+        try:
+            return cls(
+                recipe=Recipe.load(values["recipe"]),
+                teacher=values["teacher"],
+                decisions=[Decision(**decision) for decision in values["decisions"]],
+                layer_errors=values["layer_errors"],
+                training=values["training"],
+                provenance=values["provenance"],
+                quality=values["quality"],
+            )
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is incomplete ({error}).") from None
+
+
+def load_config(checkpoint: str | Path) -> transformers.PretrainedConfig:
+    """Configuration of a hub name, a local directory or a ``config.json``.
+
+    Raises:
+        CheckpointError: it cannot be found or read.
+        UnsupportedModelError: an architecture that cannot be made binary.
+    """
+    path = Path(checkpoint)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise CheckpointError(f"{path} has no config.json: it is not a Hugging Face checkpoint.")
+    if path.is_file():
+        values = read_json(path)
+        model_type = values.get("model_type")
+        if not model_type or model_type not in transformers.CONFIG_MAPPING:
+            raise UnsupportedModelError(f"{path} names no model type that transformers knows.")
+        config = transformers.CONFIG_MAPPING[model_type].from_dict(values)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(checkpoint)
+        except (OSError, ValueError, HFValidationError) as error:
+            raise CheckpointError(
+                f"Checkpoint {str(checkpoint)!r} cannot be read: it is neither a local directory "
+                f"nor a model that the hub answers for ({_first_line(error)})."
+            ) from None
+    check_supported(config)
+    return config
+
+
+def load_pretrained(
+    checkpoint: str | Path, *, mlm_head: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A full-precision model, in the class its configuration names, and its tokenizer.
+
+    Args:
+        checkpoint: hub name or local directory.
+        mlm_head: load as a masked language model, with a fresh tied head where there is none.
+
+    Raises:
+        CheckpointError: files are missing, truncated, or do not fit the configuration.
+        UnsupportedModelError: an architecture that cannot be made binary.
+    """
+    path = Path(checkpoint)
+    config = load_config(checkpoint)
+    if path.is_dir() and not list(path.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{path} holds no weights (*.safetensors): only safetensors are read, since other "
+            "formats can run code; convert the checkpoint with `save_pretrained` first."
+        )
+    named = getattr(transformers, (config.architectures or [""])[0], None)
+    model_class: Any = AutoModelForMaskedLM if mlm_head else named or AutoModel
+    try:
+        model, info = model_class.from_pretrained(
+            checkpoint,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"The weights of {checkpoint} are truncated or damaged ({error}): fetch them again."
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint} cannot be loaded ({_first_line(error)}).") from None
+    missing = [key for key in info["missing_keys"] if ".layer." in key or ".embeddings." in key]
+    if missing:
+        raise CheckpointError(
+            f"The weights of {checkpoint} lack {len(missing)} tensors of the encoder, such as "
+            f"{sorted(missing)[0]}: the checkpoint is incomplete."
+        )
+    return model.eval(), tokenizer
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def state_to_save(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The state of `model`, contiguous, tensors that share memory stored once."""
+    state, seen = {}, set()
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() and tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        state[name] = tensor.detach().cpu().contiguous()
+    return state
+
+
+def load_state(model: torch.nn.Module, path: Path) -> None:
+    """Load what `state_to_save` stored.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or does not fit `model`.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing.")
+    try:
+        state = load_file(path)
+        saved = set(state_to_save(model))
+        if saved != set(state):
+            odd = sorted(saved ^ set(state))[0]
+            raise CheckpointError(f"{path} does not fit the model: tensor {odd} is unmatched.")
+        model.load_state_dict(state, strict=False)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({error}).") from None
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit the model ({_first_line(error)}).") from None
+
+
+def save(
+    directory: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    record: Record,
+    overwrite: bool = False,
+) -> None:
+    """Write a binary checkpoint, all or nothing.
+
+    Raises:
+        OutputError: the directory exists or cannot be written.
+    """
+    with atomic_directory(directory, overwrite) as work:
+        save_file(state_to_save(model), work / WEIGHTS, metadata={"format": "pt"})
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(work)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(work)
+        write_record(work, record)
+
+
+def write_record(directory: Path, record: Record) -> None:
+    """Write (or replace) the record of the checkpoint in `directory`, with its checksum."""
+    values = record.to_dict() | {"weights_sha256": sha256(directory / WEIGHTS)}
+    write_atomically(directory / RECORD, json.dumps(values, indent=2))
+
+
+def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Record]:
+    """Read a binary checkpoint.
+
+    Returns:
+        The binary model in evaluation mode, its tokenizer and its record.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, damaged, or of a newer version.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise CheckpointError(f"There is no directory {path}.")
+    record = Record.read(path)
+    config = load_config(path)
+    expected = read_json(path / RECORD).get("weights_sha256")
+    if not (path / WEIGHTS).is_file():
+        raise CheckpointError(f"{path} has no {WEIGHTS}: the checkpoint is incomplete.")
+    if sha256(path / WEIGHTS) != expected:
+        raise CheckpointError(
+            f"{path / WEIGHTS} does not match its checksum: it was truncated or changed; "
+            "compress the checkpoint again."
+        )
+    model_class = getattr(transformers, (config.architectures or [""])[0], AutoModel)
+    make = getattr(model_class, "_from_config", None) or model_class.from_config
+    model = make(config)
+    swap(model, record.recipe)
+    load_state(model, path / WEIGHTS)
+    return model.eval(), AutoTokenizer.from_pretrained(path), record

@@ -1,0 +1,134 @@
+"""The first job: a full-precision checkpoint in, a calibrated binary one out."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import set_seed
+
+from bipft_compress.convert.embedding_fit import fit_embedding
+from bipft_compress.convert.initialise import initialise
+from bipft_compress.convert.swap import Decision, swap
+from bipft_compress.errors import CorpusError
+from bipft_compress.families import Encoder, describe, get_module
+from bipft_compress.nn import CompressedEmbedding
+from bipft_compress.recipe import Recipe, Text
+from bipft_compress.text.corpus import BUILTIN, read_documents
+from bipft_compress.text.sequences import (
+    calibration_batches,
+    token_frequencies,
+    token_sequences,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger("bipft_compress")
+
+FREQUENCY_TOKENS = 1_000_000
+"""Tokens of the calibration text whose frequencies are counted, where there are so many."""
+
+
+@dataclass
+class Compressed:
+    """A binary model and how it came about."""
+
+    model: PreTrainedModel
+    encoder: Encoder
+    decisions: list[Decision]
+    layer_errors: list[float]
+    """Normalised squared error of the hidden states after each layer, on the calibration text."""
+
+
+def compress(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    calibration: str | Path = BUILTIN,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Compressed:
+    """Make a binary copy of `model`.
+
+    Args:
+        model: full-precision encoder, any head; not changed.
+        tokenizer: of `model`.
+        recipe: what becomes binary and where it starts.
+        calibration: text like that the model will see; see `read_documents`.
+        seed: of everything random.
+        progress: called with the number of layers done and their total.
+
+    Returns:
+        The binary model in evaluation mode, its parts, what was swapped, and the error per layer.
+
+    Raises:
+        UnsupportedModelError: an architecture that cannot be made binary.
+        RecipeError: the recipe does not fit the model.
+        CorpusError: the text is missing, empty or not text.
+    """
+    set_seed(seed)
+    describe(model)
+    sequences = list(_sequences(tokenizer, recipe, calibration, model))
+    choices = recipe.initialisation
+    student = copy.deepcopy(model)
+    encoder, decisions = swap(student, recipe)
+    embedding = get_module(student, encoder.word_embeddings)
+    if isinstance(embedding, CompressedEmbedding):
+        original = get_module(model, encoder.word_embeddings)
+        assert isinstance(original, torch.nn.Embedding)
+        frequencies = token_frequencies(sequences, original.num_embeddings)
+        fit_embedding(embedding, original.weight.detach(), frequencies, seed)
+    lengths = itertools.accumulate(map(len, sequences))
+    wanted = [
+        sequence
+        for sequence, end in zip(sequences, lengths, strict=True)
+        if end <= choices.calibration_tokens
+    ]
+    batches = calibration_batches(wanted or sequences[:1], choices.batch_tokens)
+    errors = initialise(
+        student,
+        model,
+        encoder,
+        batches,
+        choices,
+        progress=lambda layer: progress(layer + 1, len(encoder.layers)),
+    )
+    return Compressed(student.eval(), encoder, decisions, errors)
+
+
+def _sequences(
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    calibration: str | Path,
+    model: PreTrainedModel,
+) -> list[list[int]]:
+    """Calibration text as token sequences: whole sentences and packed ones in turn.
+
+    A start that has only seen full-length sequences is far worse on short ones than the other way
+    round, so users of either get both.
+    """
+    from bipft_compress.training.pretrain import max_sequence_length
+
+    tokens = max(FREQUENCY_TOKENS, recipe.initialisation.calibration_tokens)
+    length = min(recipe.initialisation.sequence_length, max_sequence_length(model))
+    found: list[list[int]] = []
+    seen = 0
+    for number, document in enumerate(read_documents(calibration)):
+        unit = "packed" if number % 4 == 0 else "sentences"
+        text = Text(unit=unit, sequence_length=length, shortest=4)
+        for sequence in token_sequences([document], tokenizer, text):
+            found.append(sequence)
+            seen += len(sequence)
+        if seen >= tokens:
+            break
+    if not found:
+        raise CorpusError(f"{calibration} holds no sequence of at least 4 tokens to calibrate on.")
+    return found

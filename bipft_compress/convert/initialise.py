@@ -1,0 +1,175 @@
+"""Where the binary model starts: layer by layer, from the full-precision error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bipft_compress.convert.attach import ATTRIBUTE, attached
+from bipft_compress.convert.attention_fit import NORMAL_HALF_STEP, fit_attention
+from bipft_compress.convert.layerwise import LayerwiseRunner
+from bipft_compress.convert.regression import LinearMoments, fit_linear
+from bipft_compress.families import Encoder, get_module
+from bipft_compress.nn import BinaryLinear, signed_codes
+from bipft_compress.recipe import Initialisation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PILOT_TOKENS = 8192
+"""Tokens that shifts and activation scales are taken from; the moments then see all of them."""
+
+ATTENTION_TOKENS = 4096
+"""Tokens that a layer's attention is fitted on: it has few parameters and many scores."""
+
+STAGES = (("query", "key", "value"), ("attention_output",), ("ffn_up",), ("ffn_down",))
+"""Kinds that read the same input are fitted together."""
+
+
+def initialise(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    encoder: Encoder,
+    batches: Sequence[Tensor],
+    choices: Initialisation,
+    progress: Callable[[int], None] = lambda layer: None,
+) -> list[float]:
+    """Fill every binary module of `student` from `teacher` and calibration text.
+
+    Walks the layers in order. Each is fed the student's own input and fitted to the teacher's
+    output for the same tokens, so that a layer also corrects what its predecessors left over.
+
+    Args:
+        student: after `swap`.
+        teacher: the full-precision original.
+        encoder: parts of both.
+        batches: token ids, each (sequences, length), without padding.
+        choices: the recipe's `initialisation` section.
+        progress: called with a layer's number when it is done.
+
+    Returns:
+        Normalised squared error of the hidden states after each layer, on the calibration text.
+    """
+    student.eval()
+    teacher.eval()
+    ours = LayerwiseRunner(student, encoder, batches)
+    theirs = LayerwiseRunner(teacher, encoder, batches)
+    errors = []
+    for index, layer in enumerate(encoder.layers):
+        targets = theirs.advance(record=layer.linears.values())
+        for stage in STAGES:
+            paths = [layer.linears[kind] for kind in stage]
+            originals = [get_module(teacher, path) for path in paths]
+            _fit_stage(ours, originals, targets, paths, choices)
+            if stage[0] == "query":
+                _fit_layer_attention(ours, targets, index, choices)
+        ours.advance()
+        errors.append(normalised_error(ours, theirs))
+        progress(index)
+    return errors
+
+
+def normalised_error(ours: LayerwiseRunner, theirs: LayerwiseRunner) -> float:
+    """Squared error of the hidden states over the teacher's variance, where both have got to."""
+    error = total = 0.0
+    for batch in range(len(ours)):
+        wanted = theirs.hidden(batch)
+        error += float((ours.hidden(batch) - wanted).square().sum())
+        total += float((wanted - wanted.mean((0, 1))).square().sum())
+    return error / total
+
+
+def _fit_stage(
+    ours: LayerwiseRunner,
+    originals: Sequence[nn.Module],
+    targets: list[dict[str, Tensor]],
+    paths: list[str],
+    choices: Initialisation,
+) -> None:
+    layers = [get_module(ours.model, path) for path in paths]
+    assert all(isinstance(layer, BinaryLinear) for layer in layers)
+    binary: list[BinaryLinear] = layers  # type: ignore[assignment]
+    first = binary[0]
+
+    def student_input(batch: int) -> Tensor:
+        return ours.inputs(batch, paths[0])[0].flatten(0, -2)
+
+    shift, scale = _calibrate(_pilot(student_input, len(ours)), first.bits)
+    moments = LinearMoments(first.in_features, sum(layer.out_features for layer in binary))
+    for batch in range(len(ours)):
+        x = student_input(batch)
+        y = torch.cat([targets[batch][path].float().flatten(0, -2) for path in paths], 1)
+        moments.update(x, signed_codes(x - shift, scale, first.bits), y)
+    covariances = moments.centred()
+    start = 0
+    for layer, original in zip(binary, originals, strict=True):
+        rows = slice(start, start + layer.out_features)
+        start = rows.stop
+        weight = original.weight
+        assert isinstance(weight, Tensor)
+        fit = fit_linear(
+            weight.detach(),
+            covariances.outputs(rows),
+            rank=layer.rank,
+            refits=choices.refits,
+            sweeps=choices.sign_sweeps,
+            damping=choices.damping,
+        )
+        with torch.no_grad():
+            layer.shift.copy_(shift)
+            layer.activation_scale.copy_(scale)
+            # The latent weight keeps its magnitude and takes the fitted sign; a sign is never 0,
+            # so neither may the magnitude be.
+            magnitude = weight.abs().clamp_min(1e-8)
+            layer.weight.copy_(fit.signs * magnitude)
+            layer.weight_scale.copy_(fit.scale / scale)
+            layer.bias.copy_(fit.bias)
+            if layer.estimator is not None:
+                layer.estimator.up.copy_(fit.up)
+                layer.estimator.down.copy_(fit.down)
+
+
+def _pilot(student_input: Callable[[int], Tensor], batches: int) -> Tensor:
+    """Inputs of some batches from all over the text, `PILOT_TOKENS` where there are so many."""
+    parts: list[Tensor] = []
+    # An odd stride: batches are sorted by length, and all lengths must be heard.
+    for number in range(batches):
+        parts.append(student_input(number * 7919 % batches))
+        if sum(map(len, parts)) >= PILOT_TOKENS:
+            break
+    return torch.cat(parts)
+
+
+def _calibrate(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Shift (in,) and activation scale () of inputs `x` (tokens, in)."""
+    shift = x.mean(0)
+    centred = x - shift
+    if bits == 1:
+        return shift, centred.abs().mean()
+    return shift, centred.square().mean().sqrt() * NORMAL_HALF_STEP[bits]
+
+
+def _fit_layer_attention(
+    ours: LayerwiseRunner, targets: list[dict[str, Tensor]], index: int, choices: Initialisation
+) -> None:
+    layer = ours.encoder.layers[index]
+    kinds = [layer.linears[kind] for kind in ("query", "key", "value")]
+    path = f"{layer.attention}.{ATTRIBUTE}"
+    samples, tokens = [], 0
+    for number in range(len(ours)):
+        batch = number * 7919 % len(ours)
+        student = torch.stack(ours.inputs(batch, path)[:3])
+        teacher = [_split_heads(targets[batch][kind].float(), ours.encoder) for kind in kinds]
+        share = max(1, ATTENTION_TOKENS // 8 // student.shape[-2])
+        samples.append((student[:, :share], torch.stack(teacher)[:, :share]))
+        tokens += samples[-1][0][0, :, 0, :, 0].numel()
+        if tokens >= ATTENTION_TOKENS:
+            break
+    fit_attention(attached(ours.model, ours.encoder, index), samples, damping=choices.damping)
+
+
+def _split_heads(x: Tensor, encoder: Encoder) -> Tensor:
+    return x.view(*x.shape[:-1], encoder.heads, encoder.head_dim).transpose(1, 2)

@@ -1,0 +1,262 @@
+"""Closed forms: weight scales, signs and low-rank estimators that minimise the output error.
+
+All of it follows from second moments, so no function here sees data: memory is O(in^2 + in*out)
+however much text the moments were gathered from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_CHUNK = 8192
+"""Tokens that are gathered before their products are added."""
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(*shape, dtype=torch.float64)
+
+
+@dataclass
+class LinearMoments:
+    """Moments of a binary linear layer's input x, its codes b, and the wanted output y.
+
+    Accumulated in fp32 per batch and summed in fp64.
+
+    Args:
+        in_features: width of x and b.
+        out_features: width of y.
+    """
+
+    in_features: int
+    out_features: int
+
+    def __post_init__(self) -> None:
+        n, m = self.in_features, self.out_features
+        self.count = 0
+        self.x, self.b, self.y, self.yy = _zeros(n), _zeros(n), _zeros(m), _zeros(m)
+        self.xx, self.bb, self.bx = _zeros(n, n), _zeros(n, n), _zeros(n, n)
+        self.yx, self.yb = _zeros(m, n), _zeros(m, n)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def update(self, x: Tensor, b: Tensor, y: Tensor) -> None:
+        """Add a batch: `x` and `b` (tokens, in), `y` (tokens, out)."""
+        self._waiting.append((x, b, y))
+        # Products of many tokens at a time: adding up (in, in) matrices costs as much as a product.
+        if sum(len(part[0]) for part in self._waiting) >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        x, b, y = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        self.count += len(x)
+        self.x += x.sum(0)
+        self.b += b.sum(0)
+        self.y += y.sum(0)
+        self.yy += y.square().sum(0)
+        self.xx += x.T @ x
+        self.bb += b.T @ b
+        self.bx += b.T @ x
+        self.yx += y.T @ x
+        self.yb += y.T @ b
+
+    def centred(self) -> Covariances:
+        """Covariances of everything gathered so far."""
+        self._flush()
+        n = self.count
+        x, b, y = self.x / n, self.b / n, self.y / n
+        return Covariances(
+            mean_x=x,
+            mean_b=b,
+            mean_y=y,
+            xx=self.xx / n - torch.outer(x, x),
+            bb=self.bb / n - torch.outer(b, b),
+            bx=self.bx / n - torch.outer(b, x),
+            yx=self.yx / n - torch.outer(y, x),
+            yb=self.yb / n - torch.outer(y, b),
+            yy=self.yy / n - y * y,
+        )
+
+
+@dataclass(frozen=True)
+class Covariances:
+    """Means and covariances of x, b (in) and y (out); ``yy`` is the variance of each output."""
+
+    mean_x: Tensor
+    mean_b: Tensor
+    mean_y: Tensor
+    xx: Tensor
+    bb: Tensor
+    bx: Tensor
+    yx: Tensor
+    yb: Tensor
+    yy: Tensor
+
+    def outputs(self, rows: slice) -> Covariances:
+        """The same for some of the outputs: layers that read one input share its moments."""
+        parts = {name: getattr(self, name)[rows] for name in ("mean_y", "yx", "yb", "yy")}
+        return replace(self, **parts)
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """``y ~ scale * (signs b) + up (down x) + bias``."""
+
+    signs: Tensor
+    scale: Tensor
+    bias: Tensor
+    up: Tensor
+    down: Tensor
+    error: float
+    """Remaining squared error over the variance of y, on the tokens of the moments."""
+
+
+def reduced_rank_regression(
+    yx: Tensor, xx: Tensor, rank: int, damping: float
+) -> tuple[Tensor, Tensor]:
+    """The rank-r linear map of x that predicts y with the least squared error.
+
+    With ``M = D C^-1`` the best map of any rank, project it onto the leading left singular vectors
+    of ``M C^(1/2)`` (Izenman 1975). Unlike an SVD of the weights' residual this is optimal in the
+    output.
+
+    Args:
+        yx: D = cov(y, x), (out, in).
+        xx: C = cov(x, x), (in, in).
+        rank: 0 gives empty factors.
+        damping: ridge, relative to the mean variance of x.
+
+    Returns:
+        ``up`` (out, rank) and ``down`` (rank, in); their product is the map. The singular values
+        are shared evenly between the two, so that both train at the same speed.
+    """
+    if rank == 0:
+        return yx.new_zeros(len(yx), 0), yx.new_zeros(0, len(xx))
+    ridge = damping * xx.diagonal().mean() + torch.finfo(torch.float32).tiny
+    lower = torch.linalg.cholesky(xx + ridge * torch.eye(len(xx), dtype=xx.dtype))
+    # M C^(1/2) for C = L L^T is D L^-T; any square root gives the same left singular vectors.
+    whitened = torch.linalg.solve_triangular(lower, yx.T, upper=False).T
+    left, values, right = _leading_singular_vectors(whitened, rank)
+    root = values.sqrt()
+    down = torch.linalg.solve_triangular(lower.T, right.T, upper=True).T
+    return left * root, down * root.unsqueeze(1)
+
+
+def _leading_singular_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Left (m, rank), values (rank,), right (rank, n), from the smaller Gram matrix.
+
+    In fp64 this is exact enough for the leading ones and many times faster than a full SVD.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        left, values, right = _leading_singular_vectors(matrix.T, rank)
+        return right.T, values, left.T
+    _, vectors = torch.linalg.eigh(matrix @ matrix.T)
+    left = vectors[:, -rank:].flip(1)
+    projected = left.T @ matrix
+    values = projected.norm(dim=1)
+    return left, values, projected / values.clamp_min(1e-30).unsqueeze(1)
+
+
+def least_squares_scale(signs: Tensor, target: Tensor, bb: Tensor) -> Tensor:
+    """The scale of each output row that fits ``scale * (signs b)`` to a target.
+
+    Args:
+        signs: (out, in) of +1 and -1.
+        target: cov(target, b), (out, in).
+        bb: cov(b, b), (in, in).
+
+    Returns:
+        (out,). May be negative only if the signs oppose the target.
+    """
+    variance = ((signs @ bb) * signs).sum(1).clamp_min(torch.finfo(torch.float32).tiny)
+    return (target * signs).sum(1) / variance
+
+
+def descend_signs(signs: Tensor, scale: Tensor, target: Tensor, bb: Tensor, sweeps: int) -> Tensor:
+    """Flip weight signs, one input at a time, wherever that lowers the squared output error.
+
+    Coordinate descent on ``scale^2 w^T B w - 2 scale w^T t`` per row, all rows at once: each
+    sweep lowers the error or leaves it.
+
+    Args:
+        signs: (out, in) of +1 and -1.
+        scale: (out,).
+        target: cov(target, b), (out, in).
+        bb: B = cov(b, b), (in, in).
+        sweeps: passes over the inputs.
+
+    Returns:
+        New signs, (out, in).
+    """
+    # Single precision: what moves is a sign, and the many small updates are all memory traffic.
+    w, bb, target = signs.float(), bb.float(), target.float()
+    scale = scale.float()
+    product = w @ bb
+    diagonal = bb.diagonal()
+    for _ in range(sweeps):
+        flips = 0
+        for k in range(w.shape[1]):
+            old = w[:, k]
+            # The derivative of half the error, without w_k's own part: its sign is what w_k opposes.
+            slope = scale * (scale * (product[:, k] - old * diagonal[k]) - target[:, k])
+            wanted = torch.where(slope > 0, -1.0, torch.where(slope < 0, 1.0, old))
+            turned = (wanted != old).nonzero().squeeze(1)
+            if len(turned):
+                change = (wanted - old)[turned]
+                product.index_add_(0, turned, change.unsqueeze(1) * bb[k])
+                w[:, k] = wanted
+                flips += len(turned)
+        if flips == 0:
+            break
+    return w.to(signs.dtype)
+
+
+def fit_linear(
+    weight: Tensor,
+    moments: Covariances,
+    *,
+    rank: int,
+    refits: int,
+    sweeps: int,
+    damping: float,
+) -> LinearFit:
+    """Fit scales, signs, estimator and bias of a binary linear layer to its wanted output.
+
+    Args:
+        weight: full-precision weight, (out, in); its signs are the start.
+        moments: of the student's own input and the teacher's output for the same tokens.
+        rank: of the estimator.
+        refits: rounds of refitting scales (and signs) and estimator in turn.
+        sweeps: see `descend_signs`; 0 keeps the signs of `weight`.
+        damping: see `reduced_rank_regression`.
+    """
+    m = moments
+    signs = torch.where(weight >= 0, 1.0, -1.0).to(m.yx.dtype)
+    scale = least_squares_scale(signs, m.yb, m.bb)
+    up, down = reduced_rank_regression(
+        m.yx - scale.unsqueeze(1) * (signs @ m.bx), m.xx, rank, damping
+    )
+    for _ in range(refits):
+        target = m.yb - up @ (down @ m.bx.T)
+        if sweeps:
+            signs = descend_signs(signs, scale, target, m.bb, sweeps)
+        scale = least_squares_scale(signs, target, m.bb)
+        residual = m.yx - scale.unsqueeze(1) * (signs @ m.bx)
+        up, down = reduced_rank_regression(residual, m.xx, rank, damping)
+    bias = m.mean_y - scale * (signs @ m.mean_b) - up @ (down @ m.mean_x)
+    error = _error(m, signs, scale, up, down)
+    return LinearFit(signs, scale, bias, up, down, error)
+
+
+def _error(m: Covariances, signs: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> float:
+    c = scale.unsqueeze(1)
+    low = up @ down
+    binary = c * signs
+    explained = 2 * (m.yb * binary).sum() + 2 * (m.yx * low).sum()
+    squares = ((binary @ m.bb) * binary).sum() + ((low @ m.xx) * low).sum()
+    cross = 2 * ((binary @ m.bx) * low).sum()
+    return float((m.yy.sum() - explained + squares + cross) / m.yy.sum())

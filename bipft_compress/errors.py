@@ -1,0 +1,32 @@
+"""The faults a user can mend, each with one sentence that says what is wrong and what to do."""
+
+
+class UserError(Exception):
+    """Something outside this package is wrong: an argument, a file, a recipe, a checkpoint.
+
+    The command line prints its message, without a traceback, and exits with code 2.
+    """
+
+
+class UnsupportedModelError(UserError):
+    """The checkpoint's architecture cannot be made binary."""
+
+
+class CheckpointError(UserError):
+    """A model directory is missing, incomplete, truncated or tampered with."""
+
+
+class RecipeError(UserError):
+    """A recipe has an unknown key, a value out of range, or does not fit the model."""
+
+
+class CorpusError(UserError):
+    """The text is missing, empty, or not text."""
+
+
+class OutputError(UserError):
+    """The output directory exists, cannot be written, or the disk is full."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on: a loss that is not a number, or nothing to resume from."""

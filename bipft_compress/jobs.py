@@ -1,0 +1,200 @@
+"""The jobs of the command line, from directory to directory; each usable from Python too."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bipft_compress import checkpoint
+from bipft_compress.checkpoint import Record
+from bipft_compress.convert.compress import compress
+from bipft_compress.errors import CheckpointError, UserError
+from bipft_compress.files import check_output
+from bipft_compress.provenance import provenance
+from bipft_compress.recipe import Recipe
+from bipft_compress.report import Report, RunFacts, report_from_config, write_report
+from bipft_compress.tasks.sts import (
+    SentencePairs,
+    embedding_floor,
+    likeness,
+    spearman,
+)
+from bipft_compress.text.corpus import BUILTIN
+from bipft_compress.training.pretrain import WORK, pretrain
+from bipft_compress.training.progress import progress_bar
+
+logger = logging.getLogger("bipft_compress")
+
+
+def compress_checkpoint(
+    source: str | Path,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    calibration: str | Path = BUILTIN,
+    seed: int = 0,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Record:
+    """`compress` from a checkpoint to a new directory.
+
+    Raises:
+        UserError: the checkpoint, the recipe, the text or the output directory is at fault.
+    """
+    check_output(Path(out), overwrite)
+    model, tokenizer = checkpoint.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
+    if calibration == BUILTIN:
+        logger.info(
+            "calibrating on text that comes with Python: give --calibration with text like "
+            "yours for a better start"
+        )
+    shown = console or Console(quiet=True)
+    with progress_bar(shown, "layers") as bar:
+        task = bar.add_task("fitting", total=None, note="")
+        made = compress(
+            model,
+            tokenizer,
+            recipe,
+            calibration,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    path = Path(source)
+    record = Record(
+        recipe=recipe,
+        teacher=str(path.resolve()) if path.is_dir() else str(source),
+        decisions=made.decisions,
+        layer_errors=made.layer_errors,
+        provenance=provenance({}, "compress", seed=seed, calibration=str(calibration)),
+    )
+    checkpoint.save(Path(out), made.model, tokenizer, record, overwrite)
+    return record
+
+
+def evaluate_sts(
+    directory: str | Path, data: str | Path, *, teacher: str | None = None
+) -> dict[str, Any]:
+    """Sentence similarity of a binary checkpoint beside its original.
+
+    The figures are also kept in the checkpoint's record, for its report.
+
+    Returns:
+        ``full_precision``, ``compressed`` and ``embedding_floor``: Spearman; ``recovered``: the
+        share of the distance from floor to full precision; ``similarity_to_original``: mean
+        cosine of sentence embeddings; ``pairs``.
+
+    Raises:
+        UserError: the checkpoint or the data is at fault.
+    """
+    pairs = SentencePairs.read(data)
+    student, tokenizer, record = checkpoint.load(directory)
+    original, _ = checkpoint.load_pretrained(teacher or record.teacher)
+    full = spearman(original, tokenizer, pairs)
+    floor = embedding_floor(original, tokenizer, pairs)
+    ours = spearman(student, tokenizer, pairs)
+    figures = {
+        "full_precision": full,
+        "compressed": ours,
+        "embedding_floor": floor,
+        "recovered": (ours - floor) / (full - floor),
+        "similarity_to_original": likeness(student, original, tokenizer, pairs.first).cosine,
+        "pairs": len(pairs.scores),
+        "data": Path(data).name,
+    }
+    record.quality["sts_spearman"] = figures
+    checkpoint.write_record(Path(directory), record)
+    return figures
+
+
+def report_checkpoint(
+    directory: str | Path,
+    out: str | Path,
+    *,
+    batch: int = 1,
+    sequence_length: int = 128,
+    overwrite: bool = False,
+) -> Report:
+    """Write the report of a binary checkpoint.
+
+    Raises:
+        UserError: the checkpoint or the output directory is at fault.
+    """
+    check_output(Path(out), overwrite)
+    record = Record.read(Path(directory))
+    config = checkpoint.load_config(Path(directory))
+    facts = RunFacts(
+        checkpoint="/".join(Path(record.teacher).parts[-2:]),
+        quality=record.quality,
+        layer_errors=record.layer_errors,
+        training=record.training,
+        provenance=provenance(record.provenance, "report"),
+    )
+    made = report_from_config(
+        config, record.recipe, batch=batch, sequence_length=sequence_length, run=facts
+    )
+    write_report(made, Path(out))
+    return made
+
+
+def report_config(
+    config: str | Path,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    batch: int = 1,
+    sequence_length: int = 128,
+    overwrite: bool = False,
+) -> Report:
+    """Write the report of what a recipe would save, from a ``config.json`` alone.
+
+    Raises:
+        UserError: the configuration, the recipe or the output directory is at fault.
+    """
+    check_output(Path(out), overwrite)
+    if not Path(config).exists():
+        raise CheckpointError(f"There is no file {config}: give the path of a config.json.")
+    facts = RunFacts(checkpoint=Path(config).name, provenance=provenance({}, "report"))
+    made = report_from_config(
+        checkpoint.load_config(config), recipe, batch=batch, sequence_length=sequence_length,
+        run=facts,
+    )  # fmt: skip
+    write_report(made, Path(out))
+    return made
+
+
+def run(
+    source: str | Path,
+    recipe: Recipe,
+    corpus: str | Path,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Report:
+    """All jobs in order: ``out/compressed``, ``out/pretrained`` and ``out/report``.
+
+    Whatever is complete is kept, so that running it again goes on where it stopped.
+
+    Raises:
+        UserError: an input is at fault, or `out` holds another run.
+    """
+    root = Path(out)
+    compressed, pretrained, report = (root / n for n in ("compressed", "pretrained", "report"))
+    if not (compressed / checkpoint.RECORD).is_file():
+        check_output(root, overwrite=False)
+        compress_checkpoint(
+            source, recipe, compressed, calibration=corpus, seed=seed, console=console
+        )
+    elif Record.read(compressed).recipe != recipe:
+        raise UserError(f"{root} holds a run of another recipe: choose another --out.")
+    if not (pretrained / checkpoint.RECORD).is_file():
+        resume = any((root / f".{pretrained.name}.{WORK}").glob("checkpoint-*/complete"))
+        pretrain(compressed, corpus, pretrained, steps=steps, resume=resume, console=console)
+    if data is not None:
+        evaluate_sts(pretrained, data)
+    return report_checkpoint(pretrained, report, overwrite=True)

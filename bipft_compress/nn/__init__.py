@@ -1,0 +1,37 @@
+"""Binary layers and the pieces they are made of. Knows nothing of model families or files."""
+
+from bipft_compress.nn.attention import BinaryAttention
+from bipft_compress.nn.embedding import (
+    CompressedEmbedding,
+    FrequencyAwareEmbedding,
+    SignEmbedding,
+    TiedDecoder,
+)
+from bipft_compress.nn.estimator import HeadwiseEstimator, LowRankEstimator
+from bipft_compress.nn.linear import BinaryLinear
+from bipft_compress.nn.quantizers import (
+    quantize_activation,
+    quantize_probability,
+    sign,
+    signed_codes,
+    weight_sign,
+)
+from bipft_compress.nn.rounding import RowRounding, round_rows
+
+__all__ = [
+    "BinaryAttention",
+    "BinaryLinear",
+    "CompressedEmbedding",
+    "FrequencyAwareEmbedding",
+    "HeadwiseEstimator",
+    "LowRankEstimator",
+    "RowRounding",
+    "SignEmbedding",
+    "TiedDecoder",
+    "quantize_activation",
+    "quantize_probability",
+    "round_rows",
+    "sign",
+    "signed_codes",
+    "weight_sign",
+]

@@ -1,0 +1,137 @@
+"""Binary self-attention: both products on bits, the mask respected."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bipft_compress.nn.estimator import HeadwiseEstimator
+from bipft_compress.nn.quantizers import (
+    quantize_activation,
+    quantize_probability,
+    signed_codes,
+)
+
+# A probability scale at or below zero would turn "attend to nothing" into "attend to padding".
+_SMALLEST_SCALE = 1e-4
+
+
+class BinaryAttention(nn.Module):
+    """The arithmetic between the projections and the output: scores, probabilities, context.
+
+    ::
+
+        qb, kb, vb = codes of (q - shift), (k - shift), (v - shift)
+        score = score_scale * (qb . kb) + (q A)(k B)^T + mask
+        p     = softmax(score);  pb = probability_scale * [p >= probability_scale / 2]
+        ctx   = (pb . vb) * value_scale + context_bias + (pb . (v A)) B^T
+
+    Probabilities use the {0, scale} set of BiT (Liu et al. 2022). Queries and probabilities are
+    the activation side of the products and have `bits` bits; keys and values are the weight side,
+    packed like weights, with `key_value_bits`.
+
+    Args:
+        heads: number of attention heads.
+        head_dim: width of a head.
+        bits: bits of queries and probabilities: 1, 2, 4 or 8.
+        key_value_bits: bits of keys and values: 1, 2, 4 or 8.
+        score_rank: rank of the estimator of the scores, per head; 0 for none.
+        context_rank: rank of the estimator of the context, per head; 0 for none.
+        clip: see `quantize_activation`.
+        elastic: see `quantize_activation`.
+    """
+
+    def __init__(
+        self,
+        heads: int,
+        head_dim: int,
+        *,
+        bits: int = 1,
+        key_value_bits: int = 1,
+        score_rank: int = 0,
+        context_rank: int = 0,
+        clip: float = 1.0,
+        elastic: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = head_dim
+        self.bits = bits
+        self.key_value_bits = key_value_bits
+        self.clip = clip
+        self.elastic = elastic
+        self.query_shift = nn.Parameter(torch.zeros(heads, 1, head_dim))
+        self.key_shift = nn.Parameter(torch.zeros(heads, 1, head_dim))
+        self.value_shift = nn.Parameter(torch.zeros(heads, 1, head_dim))
+        self.query_clip = nn.Parameter(torch.ones(heads, 1, 1))
+        self.key_clip = nn.Parameter(torch.ones(heads, 1, 1))
+        self.value_clip = nn.Parameter(torch.ones(heads, 1, 1))
+        self.score_scale = nn.Parameter(torch.full((heads, 1, 1), head_dim**-0.5))
+        self.probability_scale = nn.Parameter(torch.full((heads, 1, 1), 0.1))
+        self.value_scale = nn.Parameter(torch.ones(heads, 1, head_dim))
+        self.context_bias = nn.Parameter(torch.zeros(heads, 1, head_dim))
+        self.score_estimator = (
+            HeadwiseEstimator(heads, head_dim, score_rank) if score_rank else None
+        )
+        self.context_estimator = (
+            HeadwiseEstimator(heads, head_dim, context_rank) if context_rank else None
+        )
+
+    def _codes(self, x: Tensor, name: str, bits: int) -> Tensor:
+        shift, scale = getattr(self, f"{name}_shift"), getattr(self, f"{name}_clip")
+        return quantize_activation(x - shift, scale, bits, self.clip, self.elastic)
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """Scores before mask and softmax, (batch, heads, queries, keys)."""
+        codes = self._codes(query, "query", self.bits) * self.score_scale
+        scores = codes @ self._codes(key, "key", self.key_value_bits).transpose(-1, -2)
+        if self.score_estimator is not None:
+            scores = scores + self.score_estimator.scores(query, key)
+        return scores
+
+    def probabilities(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        """Quantized probabilities (batch, heads, queries, keys), 0 wherever the mask forbids.
+
+        `mask` broadcasts against the scores: boolean, true where attention is allowed, or additive.
+        """
+        if mask is not None:
+            if mask.dtype == torch.bool:
+                scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+            else:
+                scores = scores + mask
+        scale = self.probability_scale.clamp_min(_SMALLEST_SCALE)
+        p = scores.softmax(-1)
+        codes = quantize_probability(p, scale, self.bits)
+        if mask is not None:
+            # A row that may attend to nothing has a uniform softmax: no code of it may survive.
+            # An additive mask may carry finite position biases beside its "never".
+            never = ~mask if mask.dtype == torch.bool else mask < torch.finfo(mask.dtype).min / 2
+            codes = codes.masked_fill(never, 0.0)
+        return codes * scale
+
+    def context(self, probabilities: Tensor, value: Tensor) -> Tensor:
+        """Context per head, (batch, heads, queries, head_dim)."""
+        codes = self._codes(value, "value", self.key_value_bits) * self.value_scale
+        context = probabilities @ codes + self.context_bias
+        if self.context_estimator is not None:
+            context = context + self.context_estimator.context(probabilities, value)
+        return context
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Context per head from q, k, v of shape (batch, heads, length, head_dim)."""
+        return self.context(self.probabilities(self.scores(query, key), mask), value)
+
+    @torch.no_grad()
+    def accumulate_scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """The integers of the score product, (batch, heads, queries, keys)."""
+        q = signed_codes(query - self.query_shift, self.query_clip, self.bits)
+        k = signed_codes(key - self.key_shift, self.key_clip, self.key_value_bits)
+        return q @ k.transpose(-1, -2)
+
+    def extra_repr(self) -> str:
+        return (
+            f"heads={self.heads}, head_dim={self.head_dim}, bits={self.bits}, "
+            f"key_value_bits={self.key_value_bits}"
+        )

@@ -1,0 +1,65 @@
+"""Row-wise rounding to a few bits: how matrices outside the 1-bit arithmetic are stored."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from bipft_compress.nn.quantizers import straight_through_round
+
+
+def best_row_scales(weight: Tensor, bits: int, candidates: int = 16) -> Tensor:
+    """The step of each row that rounds it with the least squared error.
+
+    Args:
+        weight: (rows, columns).
+        bits: of a stored number, at least 2.
+        candidates: how many clipping points to try, from 0.5 to 1 times the row's maximum.
+
+    Returns:
+        Positive steps, (rows, 1).
+    """
+    largest = 2 ** (bits - 1) - 1
+    maximum = weight.abs().amax(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    best: Tensor = maximum / largest
+    error = torch.full_like(best, float("inf"))
+    for fraction in torch.linspace(0.5, 1.0, candidates).tolist():
+        scale = maximum * fraction / largest
+        rounded = (weight / scale).round().clamp(-largest, largest) * scale
+        candidate = (rounded - weight).square().sum(1, keepdim=True)
+        best = torch.where(candidate < error, scale, best)
+        error = torch.minimum(candidate, error)
+    return best
+
+
+class RowRounding(nn.Module):
+    """``weight -> scale * round(weight / scale)`` per row, symmetric, straight-through gradient.
+
+    A parametrization (``torch.nn.utils.parametrize``): the latent weight stays trainable, every
+    reader of ``module.weight`` sees the numbers that the packed artefact stores.
+
+    Args:
+        weight: (rows, columns), for the initial scales.
+        bits: of a stored number: 4 or 8.
+    """
+
+    def __init__(self, weight: Tensor, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.scale = nn.Parameter(best_row_scales(weight.detach(), bits))
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Integers in ``[-(2^(bits-1) - 1), 2^(bits-1) - 1]``, same shape as `weight`."""
+        largest = 2 ** (self.bits - 1) - 1
+        return straight_through_round((weight / self.scale).clamp(-largest, largest))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.codes(weight) * self.scale
+
+
+def round_rows(module: nn.Module, bits: int) -> None:
+    """Store the weight of `module` (an embedding or linear layer) in `bits` bits, in place."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    parametrize.register_parametrization(module, "weight", RowRounding(weight, bits))

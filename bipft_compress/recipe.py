@@ -1,0 +1,223 @@
+"""Recipes: every choice of a compression in one validated YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bipft_compress.errors import RecipeError
+
+Bits = Literal[1, 2, 4, 8]
+Rank = int
+_PACKAGE = Path(__file__).parent
+# A wheel carries the recipes inside the package; in a checkout they lie beside it.
+SHIPPED = next(
+    (path for path in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if path.is_dir()),
+    _PACKAGE / "recipes",
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Activations(_Section):
+    """How activations become bits (METHOD: one shift, one scale, k bit planes)."""
+
+    bits: Bits = Field(1, description="Bits of an activation, a query and a probability.")
+    key_value_bits: Bits = Field(1, description="Bits of keys and values, packed like weights.")
+    clip: float = Field(
+        1.0, gt=0, description="Gradients stop at this multiple of the largest code's value."
+    )
+    elastic: bool = Field(
+        False, description="Learned-step-size gradient of the activation scale (BiT)."
+    )
+
+
+class Embeddings(_Section):
+    """How the word embeddings are stored; they are looked up, never multiplied."""
+
+    code: Literal["full", "sign", "frequency-aware"] = Field(
+        "frequency-aware", description="full precision, the papers' sign, or bits by frequency."
+    )
+    frequent_fraction: float = Field(
+        0.1, gt=0, lt=1, description="frequency-aware: share of the vocabulary kept in 4 bits."
+    )
+    subvector: int = Field(
+        12, ge=2, description="frequency-aware: numbers that share an 8-bit code in rare rows."
+    )
+
+
+class Kept(_Section):
+    """Storage of what stays out of the 1-bit arithmetic: bits a number, 32 for as it was."""
+
+    position_embeddings: Literal[4, 8, 16, 32] = Field(
+        8, description="Position and token-type embeddings; 4 and 8 are rounded by row."
+    )
+    pooler: Literal[4, 8, 16, 32] = Field(8, description="The pooler's weight, rounded by row.")
+    vectors: Literal[16, 32] = Field(
+        16, description="LayerNorms, biases, scales, shifts, and heads other than the pooler."
+    )
+
+
+class Estimators(_Section):
+    """Ranks of the residual estimators by kind of module; 0 for none."""
+
+    query: Rank = Field(0, ge=0)
+    key: Rank = Field(0, ge=0)
+    value: Rank = Field(0, ge=0)
+    attention_output: Rank = Field(0, ge=0)
+    ffn_up: Rank = Field(0, ge=0)
+    ffn_down: Rank = Field(0, ge=0)
+    scores: Rank = Field(0, ge=0, description="Per head, from queries and keys.")
+    context: Rank = Field(0, ge=0, description="Per head, from values.")
+    bits: Literal[16, 32] = Field(16, description="Bits of a stored number of an estimator.")
+
+    def ranks(self) -> dict[str, int]:
+        """Kind of module to rank."""
+        return {kind: rank for kind, rank in self.model_dump().items() if kind != "bits"}
+
+
+class Initialisation(_Section):
+    """Where the binary model starts."""
+
+    method: Literal["regression", "weight-svd", "random", "zero"] = Field(
+        "regression",
+        description="Estimators by reduced-rank regression of the output error, by SVD of the "
+        "weights' residual, at random, or at zero.",
+    )
+    scales: Literal["least-squares", "magnitude"] = Field(
+        "least-squares",
+        description="Weight scales by least squares of the output, or the mean |W| of the papers.",
+    )
+    refits: int = Field(3, ge=0, description="Rounds of scales and estimator refitted in turn.")
+    sign_sweeps: int = Field(
+        1, ge=0, description="Sweeps of coordinate descent over weight signs; 0 keeps sign(W)."
+    )
+    damping: float = Field(
+        1e-3, gt=0, description="Ridge of the regression, relative to the mean input variance."
+    )
+    calibration_tokens: int = Field(65536, ge=1, description="Tokens of text to calibrate on.")
+    sequence_length: int = Field(128, ge=4, description="Longest calibration sequence, in tokens.")
+    batch_tokens: int = Field(4096, ge=1, description="Tokens of a calibration batch.")
+
+
+class Text(_Section):
+    """How text becomes training sequences."""
+
+    unit: Literal["packed", "sentences"] = Field(
+        "packed", description="Documents packed to full length, or single sentences."
+    )
+    sequence_length: int = Field(128, ge=4, description="Longest sequence, in tokens.")
+    shortest: int = Field(6, ge=3, description="sentences: shorter ones are left out, in tokens.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Stop reading the corpus after this many tokens; null reads all."
+    )
+
+
+class Objective(_Section):
+    """Weights of the loss terms; 0 leaves a term out."""
+
+    mlm: float = Field(0.0, ge=0, description="Masked language modelling.")
+    nsp: float = Field(0.0, ge=0, description="Next-sentence prediction, where there is a head.")
+    logits: float = Field(0.0, ge=0, description="Soft cross-entropy with the teacher's logits.")
+    hidden_states: float = Field(0.0, ge=0, description="MSE of hidden states, per layer.")
+    attention_scores: float = Field(0.0, ge=0, description="MSE of attention scores.")
+    directions: float = Field(
+        0.0, ge=0, description="BiBERT's direction matching of Q Q^T, K K^T and V V^T."
+    )
+    sentence_cosine: float = Field(0.0, ge=0, description="1 - cosine of sentence embeddings.")
+    sentence_similarity: float = Field(
+        0.0, ge=0, description="KL divergence of in-batch similarity distributions."
+    )
+    temperature: float = Field(0.05, gt=0, description="Of sentence_similarity.")
+    masking: float = Field(0.15, gt=0, lt=1, description="Share of tokens masked for mlm.")
+    fresh_mlm_head: bool = Field(
+        False, description="Give a checkpoint without an MLM head a fresh, tied one."
+    )
+
+    def weights(self) -> dict[str, float]:
+        """Term to weight, terms of weight zero left out."""
+        options = {"temperature", "masking", "fresh_mlm_head"}
+        values = self.model_dump(exclude=options)
+        return {name: float(weight) for name, weight in values.items() if weight}
+
+
+class Recipe(_Section):
+    """Every choice of a compression. Load one by name or file with `Recipe.load`."""
+
+    name: str = Field("custom", description="Shown in reports.")
+    description: str = Field("", description="One line, shown by `bipft-compress recipes`.")
+    activations: Activations = Activations()
+    embeddings: Embeddings = Embeddings()
+    kept: Kept = Kept()
+    estimators: Estimators = Estimators()
+    initialisation: Initialisation = Initialisation()
+    text: Text = Text()
+    objective: Objective = Objective()
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
+    )
+
+    @classmethod
+    def load(cls, source: str | Path | dict[str, Any]) -> Self:
+        """Read a recipe.
+
+        Args:
+            source: the name of a shipped recipe, the path of a YAML file, or a mapping.
+
+        Raises:
+            RecipeError: no such recipe, not YAML, an unknown key, or a value out of range.
+        """
+        if isinstance(source, dict):
+            return cls._validate(source, "recipe")
+        path = SHIPPED / f"{source}.yaml"
+        if not path.is_file():
+            path = Path(source)
+        if not path.is_file():
+            raise RecipeError(
+                f"There is no recipe {str(source)!r}: give the path of a YAML file or one of "
+                f"{', '.join(shipped_recipes())}."
+            )
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0]
+            raise RecipeError(f"Recipe {path} is not valid YAML ({reason}).") from None
+        if not isinstance(values, dict):
+            raise RecipeError(f"Recipe {path} is not a mapping of keys to values.")
+        return cls._validate({"name": path.stem, **values}, f"Recipe {path}")
+
+    @classmethod
+    def _validate(cls, values: dict[str, Any], where: str) -> Self:
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                message = f"{where} has an unknown key {key!r}; remove it or correct its spelling."
+            else:
+                message = f"{where}: {key} = {first['input']!r} is not valid: {first['msg']}."
+            raise RecipeError(message) from None
+
+    def with_rank(self, rank: int | None) -> Self:
+        """This recipe with every estimator at `rank`; unchanged for None."""
+        if rank is None:
+            return self
+        if rank < 0:
+            raise RecipeError(f"--rank {rank} is not valid: a rank is 0 or more.")
+        ranks = dict.fromkeys(self.estimators.ranks(), rank)
+        return self.model_copy(update={"estimators": self.estimators.model_copy(update=ranks)})
+
+    def to_yaml(self) -> str:
+        """The whole recipe, defaults included, as YAML that `load` reads back."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))

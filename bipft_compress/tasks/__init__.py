@@ -1,0 +1,1 @@
+"""What a model is good for, measured on labelled data."""

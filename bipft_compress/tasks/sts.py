@@ -1,0 +1,145 @@
+"""Semantic textual similarity: does a sentence embedding see what people see?"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow.parquet
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+from torch.nn import functional as F
+
+from bipft_compress.errors import CorpusError
+from bipft_compress.training.losses import mean_pool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCH = 64
+MAX_LENGTH = 128
+_FIRST, _SECOND, _SCORE = "sentence1", "sentence2", "score"
+
+
+@dataclass(frozen=True)
+class SentencePairs:
+    """Pairs of sentences and how alike people found them."""
+
+    first: list[str]
+    second: list[str]
+    scores: list[float]
+
+    @classmethod
+    def read(cls, path: str | Path) -> SentencePairs:
+        """Read GLUE's STS-B layout or any table with sentence1, sentence2 and score.
+
+        Args:
+            path: ``.tsv`` (tab-separated, no quoting), ``.csv`` or ``.parquet``, with a header.
+
+        Raises:
+            CorpusError: the file is missing, lacks a column, or holds no pair.
+        """
+        source = Path(path)
+        if not source.is_file():
+            raise CorpusError(f"There is no file {source}: give a .tsv, .csv or .parquet of pairs.")
+        try:
+            rows = _rows(source)
+            pairs = [(row[_FIRST], row[_SECOND], float(row[_SCORE])) for row in rows]
+        except (KeyError, TypeError):
+            raise CorpusError(
+                f"{source} must have the columns {_FIRST}, {_SECOND} and {_SCORE} in its header."
+            ) from None
+        except (ValueError, UnicodeDecodeError, csv.Error) as error:
+            raise CorpusError(f"{source} cannot be read as sentence pairs ({error}).") from None
+        if len(pairs) < 2:
+            raise CorpusError(f"{source} holds {len(pairs)} sentence pairs; at least 2 are needed.")
+        first, second, scores = zip(*pairs, strict=True)
+        return cls(list(first), list(second), list(scores))
+
+
+def _rows(path: Path) -> Sequence[dict[str, str]]:
+    if path.suffix == ".parquet":
+        rows: list[dict[str, str]] = pyarrow.parquet.read_table(path).to_pylist()
+        return rows
+    tabs = path.suffix == ".tsv"
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(
+            file,
+            delimiter="\t" if tabs else ",",
+            # GLUE's files have unbalanced quotes: they are characters, not syntax.
+            quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        )
+        return list(reader)
+
+
+@torch.no_grad()
+def embed(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]
+) -> Tensor:
+    """Unit-length sentence embeddings, mean-pooled over real tokens, (sentences, hidden)."""
+    model.eval()
+    encoder = model.base_model
+    order = np.argsort([len(sentence) for sentence in sentences], kind="stable")
+    parts = []
+    for start in range(0, len(order), BATCH):
+        batch = [sentences[i] for i in order[start : start + BATCH]]
+        inputs = tokenizer(
+            batch, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
+        ).to(model.device)
+        hidden = encoder(**inputs).last_hidden_state
+        parts.append(F.normalize(mean_pool(hidden, inputs["attention_mask"]), dim=-1).cpu())
+    embeddings = torch.cat(parts)
+    return embeddings[torch.from_numpy(np.argsort(order))]
+
+
+def spearman(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: SentencePairs
+) -> float:
+    """Spearman's rank correlation of cosines with people's scores, in [-1, 1]."""
+    first, second = (embed(model, tokenizer, part) for part in (pairs.first, pairs.second))
+    return float(spearmanr((first * second).sum(-1).numpy(), pairs.scores).statistic)
+
+
+def embedding_floor(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: SentencePairs
+) -> float:
+    """`spearman` of averaged word embeddings alone: what a model without layers would reach."""
+
+    @torch.no_grad()
+    def averages(sentences: list[str]) -> Tensor:
+        words = model.get_input_embeddings()
+        rows = []
+        for sentence in sentences:
+            ids = tokenizer(sentence, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+            rows.append(words(ids["input_ids"].to(model.device)).mean((0, 1)))
+        return F.normalize(torch.stack(rows), dim=-1).cpu()
+
+    cosines = (averages(pairs.first) * averages(pairs.second)).sum(-1)
+    return float(spearmanr(cosines.numpy(), pairs.scores).statistic)
+
+
+class Likeness(NamedTuple):
+    """How much two models' sentence embeddings resemble each other; 1 is the same."""
+
+    cosine: float
+    """Mean cosine between the two embeddings of a sentence."""
+    ranking: float
+    """Spearman's correlation of the cosines of all pairs of sentences."""
+
+
+def likeness(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+) -> Likeness:
+    """Compare two models on the same sentences; no labels needed."""
+    ours, theirs = (embed(model, tokenizer, sentences) for model in (student, teacher))
+    upper = torch.triu_indices(len(ours), len(ours), offset=1).unbind()
+    ranking = spearmanr((ours @ ours.T)[upper].numpy(), (theirs @ theirs.T)[upper].numpy())
+    return Likeness(float((ours * theirs).sum(-1).mean()), float(ranking.statistic))

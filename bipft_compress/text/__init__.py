@@ -1,0 +1,1 @@
+"""Text in: documents from files, the hub or Python itself, as token sequences."""

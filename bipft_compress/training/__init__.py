@@ -1,0 +1,1 @@
+"""Continued binary pretraining with distillation from the original."""

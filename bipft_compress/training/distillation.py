@@ -1,0 +1,192 @@
+"""The loss of continued binary pretraining: what the student is asked to match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bipft_compress.convert.attach import attached
+from bipft_compress.errors import RecipeError
+from bipft_compress.families import Encoder, get_module
+from bipft_compress.recipe import Objective
+from bipft_compress.training import losses
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+IGNORED_LABEL = -100
+"""Label of positions that no prediction is asked for (as in transformers)."""
+
+_HEADS = ("query", "key", "value")
+
+
+class Distillation:
+    """The recipe's terms for one batch, weighted and summed.
+
+    Args:
+        student: the binary model.
+        teacher: its full-precision original; frozen here.
+        encoder: parts of both.
+        objective: weights of the terms.
+
+    Raises:
+        RecipeError: a term needs a head that this checkpoint does not have, or there is no term.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        encoder: Encoder,
+        objective: Objective,
+    ) -> None:
+        self.student, self.encoder, self.objective = student, encoder, objective
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.weights = objective.weights()
+        if not self.weights:
+            raise RecipeError("Every weight of the recipe's objective is 0: nothing to train for.")
+        self._check_heads()
+        wanted = self.weights.keys()
+        self._recorded: tuple[str, ...] = ()
+        if "directions" in wanted:
+            self._recorded = _HEADS
+        elif "attention_scores" in wanted:
+            self._recorded = _HEADS[:2]
+
+    def _check_heads(self) -> None:
+        name = type(self.student).__name__
+        has_mlm = self.student.get_output_embeddings() is not None
+        if "mlm" in self.weights and not has_mlm:
+            raise RecipeError(
+                f"objective.mlm needs a masked-language-model head and {name} has none: set it to "
+                "0, or set objective.fresh_mlm_head to true and compress again."
+            )
+        heads = getattr(self.student, "cls", None)
+        if "nsp" in self.weights and not hasattr(heads, "seq_relationship"):
+            raise RecipeError(
+                f"objective.nsp needs a next-sentence head and {name} has none: set it to 0."
+            )
+        if "logits" in self.weights and self.student.base_model is self.student:
+            raise RecipeError(
+                f"objective.logits needs a model with a head and {name} has none: set it to 0."
+            )
+
+    @contextmanager
+    def _recording(self, model: PreTrainedModel) -> Iterator[dict[str, list[Tensor]]]:
+        """Queries, keys and values by layer, (batch, heads, length, head_dim), while it is open."""
+        seen: dict[str, list[Tensor]] = {kind: [] for kind in self._recorded}
+        split = (self.encoder.heads, self.encoder.head_dim)
+
+        def hook(kind: str, _: nn.Module, __: Any, output: Tensor) -> None:
+            seen[kind].append(output.unflatten(-1, split).transpose(1, 2))
+
+        handles = [
+            get_module(model, layer.linears[kind]).register_forward_hook(partial(hook, kind))
+            for layer in self.encoder.layers
+            for kind in self._recorded
+        ]
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Unweighted terms on one batch.
+
+        Args:
+            model: the student as the trainer wraps it.
+            batch: ``input_ids`` and ``attention_mask`` (batch, length); ``labels`` for mlm, -100
+                where nothing is asked; ``next_sentence_label`` (batch,) for nsp.
+        """
+        inputs = {
+            key: batch[key]
+            for key in ("input_ids", "attention_mask", "token_type_ids")
+            if key in batch
+        }
+        with torch.no_grad(), self._recording(self.teacher) as teacher_heads:
+            theirs = self.teacher(**inputs, output_hidden_states=True)
+        with self._recording(self.student) as student_heads:
+            ours = model(**inputs, output_hidden_states=True)
+        mask = batch["attention_mask"]
+        terms = self._encoder_terms(ours.hidden_states, theirs.hidden_states, mask)
+        terms |= self._attention_terms(student_heads, teacher_heads, mask)
+        terms |= self._head_terms(ours, theirs, batch)
+        return terms
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of the terms, a scalar."""
+        return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+
+    def _encoder_terms(
+        self, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], mask: Tensor
+    ) -> dict[str, Tensor]:
+        terms = {}
+        if "hidden_states" in self.weights:
+            pairs = list(zip(ours, theirs, strict=True))[1:]
+            errors = [losses.hidden_state_mse(s, t, mask) for s, t in pairs]
+            terms["hidden_states"] = torch.stack(errors).mean()
+        if self.weights.keys() & {"sentence_cosine", "sentence_similarity"}:
+            s, t = losses.mean_pool(ours[-1], mask), losses.mean_pool(theirs[-1], mask)
+            if "sentence_cosine" in self.weights:
+                terms["sentence_cosine"] = losses.sentence_cosine(s, t)
+            if "sentence_similarity" in self.weights:
+                temperature = self.objective.temperature
+                terms["sentence_similarity"] = losses.sentence_similarity(s, t, temperature)
+        return terms
+
+    def _attention_terms(
+        self, ours: dict[str, list[Tensor]], theirs: dict[str, list[Tensor]], mask: Tensor
+    ) -> dict[str, Tensor]:
+        terms = {}
+        layers = range(len(self.encoder.layers))
+        if "attention_scores" in self.weights:
+            errors = []
+            for i in layers:
+                attention = attached(self.student, self.encoder, i)
+                student = attention.scores(ours["query"][i], ours["key"][i])
+                teacher = theirs["query"][i] @ theirs["key"][i].transpose(-1, -2)
+                teacher = teacher * self.encoder.head_dim**-0.5
+                errors.append(losses.attention_score_mse(student, teacher, mask))
+            terms["attention_scores"] = torch.stack(errors).mean()
+        if "directions" in self.weights:
+            errors = [
+                losses.direction_mse(ours[kind][i], theirs[kind][i], mask)
+                for i in layers
+                for kind in _HEADS
+            ]
+            terms["directions"] = torch.stack(errors).mean()
+        return terms
+
+    def _head_terms(self, ours: Any, theirs: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        terms = {}
+        student, teacher = self._logits(ours), self._logits(theirs)
+        if "mlm" in self.weights:
+            labels = batch["labels"]
+            terms["mlm"] = F.cross_entropy(student["mlm"].flatten(0, 1), labels.flatten())
+        if "nsp" in self.weights:
+            terms["nsp"] = F.cross_entropy(student["nsp"], batch["next_sentence_label"])
+        if "logits" in self.weights:
+            soft = []
+            for head, logits in student.items():
+                asked = batch["labels"] >= 0 if head == "mlm" and "labels" in batch else None
+                if head == "mlm" and asked is None:
+                    asked = batch["attention_mask"]
+                soft.append(losses.soft_cross_entropy(logits, teacher[head], asked))
+            terms["logits"] = torch.stack(soft).sum()
+        return terms
+
+    def _logits(self, outputs: Any) -> dict[str, Tensor]:
+        """Head (``mlm``, ``nsp`` or ``task``) to logits, for the heads this model has."""
+        if "prediction_logits" in outputs:
+            return {"mlm": outputs.prediction_logits, "nsp": outputs.seq_relationship_logits}
+        if "logits" not in outputs:
+            return {}
+        head = "task" if self.student.get_output_embeddings() is None else "mlm"
+        return {head: outputs.logits}

@@ -1,0 +1,121 @@
+"""Distillation terms: each a pure function of student and teacher tensors, returning a scalar.
+
+`mask` is (batch, length), true or 1 at real tokens; padding never counts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def hidden_state_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of one layer's hidden states over the teacher's variance.
+
+    BiPFT (Xing et al. 2024) distils the plain MSE; dividing by the variance gives layers of
+    different scale the same say. 0 is perfect, 1 is as bad as the teacher's mean.
+
+    Args:
+        student: (batch, length, hidden).
+        teacher: same shape.
+        mask: see the module.
+    """
+    keep = mask.bool()
+    s, t = student[keep], teacher[keep]
+    variance = (t - t.mean(0)).square().mean().clamp_min(1e-6)
+    return F.mse_loss(s, t) / variance
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the student's logits with the teacher's distribution (Hinton et al. 2015).
+
+    Args:
+        student: logits, (..., classes).
+        teacher: same shape.
+        mask: (...), positions that count; all where None.
+    """
+    loss = -(teacher.softmax(-1) * student.log_softmax(-1)).sum(-1)
+    return loss.mean() if mask is None else loss[mask.bool()].mean()
+
+
+def attention_score_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of attention scores before softmax over the teacher's variance.
+
+    Both are centred over the keys first: softmax ignores what a row has in common.
+
+    Args:
+        student: (batch, heads, queries, keys).
+        teacher: same shape.
+        mask: see the module; pairs of real tokens count.
+    """
+    keys = mask.to(student.dtype)[:, None, None, :]
+    count = keys.sum(-1, keepdim=True).clamp_min(1)
+
+    def centred(scores: Tensor) -> Tensor:
+        return (scores - (scores * keys).sum(-1, keepdim=True) / count) * keys
+
+    queries = mask.to(student.dtype)[:, None, :, None]
+    target = centred(teacher)
+    error = ((centred(student) - target).square() * queries).sum()
+    return error / (target.square() * queries).sum().clamp_min(1e-6)
+
+
+def direction_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """BiBERT's direction matching: MSE of normalised similarity matrices (Qin et al. 2022, eq. 13).
+
+    Args:
+        student: queries, keys or values, (batch, heads, length, head_dim).
+        teacher: same shape.
+        mask: see the module; pairs of real tokens count.
+    """
+    keep = mask.to(student.dtype)[:, None, :, None]
+
+    def direction(x: Tensor) -> Tensor:
+        similarity = (x * keep) @ (x * keep).transpose(-1, -2)
+        norm = similarity.flatten(-2).norm(dim=-1).clamp_min(1e-6)
+        return similarity.div(norm[..., None, None])
+
+    pairs = keep * keep.transpose(-1, -2)
+    count = pairs.sum().clamp_min(1) * student.shape[1]
+    # Normalised matrices have entries of order 1 / length: the mean length puts them back to 1.
+    length_squared = mask.sum(1).float().square().mean()
+    error = (direction(student) - direction(teacher)).square() * pairs
+    return error.sum() / count * length_squared
+
+
+def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Sentence embeddings (batch, hidden): the mean of the hidden states of real tokens."""
+    weights = mask.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+def sentence_cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the mean cosine of sentence embeddings, both (batch, hidden)."""
+    return 1 - F.cosine_similarity(student, teacher, dim=-1).mean()
+
+
+def sentence_similarity(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL divergence between in-batch similarity distributions (Fang et al. 2021, in the batch).
+
+    Every sentence is compared with all others of its batch; the softmax of the cosines says which
+    it resembles, to the teacher and to the student.
+
+    Args:
+        student: sentence embeddings, (batch, hidden).
+        teacher: same shape.
+        temperature: of both softmaxes; lower looks at the nearest neighbours only.
+
+    Returns:
+        The mean over sentences; 0 for a batch of one.
+    """
+    if len(student) < 2:
+        return student.sum() * 0.0
+
+    def logits(x: Tensor) -> Tensor:
+        unit = F.normalize(x, dim=-1)
+        itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
+        return (unit @ unit.T / temperature).masked_fill(itself, torch.finfo(x.dtype).min)
+
+    log_s, log_t = logits(student).log_softmax(-1), logits(teacher).log_softmax(-1)
+    return F.kl_div(log_s, log_t, log_target=True, reduction="batchmean")

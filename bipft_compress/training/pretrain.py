@@ -1,0 +1,276 @@
+"""Continued binary pretraining: a binary checkpoint in, a better one out."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from bipft_compress import checkpoint
+from bipft_compress.checkpoint import Record
+from bipft_compress.errors import OutputError, RecipeError, TrainingError
+from bipft_compress.families import describe
+from bipft_compress.files import check_output, storage_faults
+from bipft_compress.provenance import provenance
+from bipft_compress.recipe import Recipe
+from bipft_compress.text.sequences import build_dataset
+from bipft_compress.training.collator import PretrainingCollator
+from bipft_compress.training.distillation import Distillation
+from bipft_compress.training.progress import TrainingProgress
+from bipft_compress.training.trainer import DistillationTrainer, last_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger("bipft_compress")
+
+WORK = "training"
+"""Where the output directory keeps training checkpoints until the result is written."""
+
+
+def training_arguments(recipe: Recipe, directory: Path, steps: int | None) -> TrainingArguments:
+    """The recipe's ``training:`` section as transformers' own arguments.
+
+    Raises:
+        RecipeError: an argument that `TrainingArguments` does not know, or refuses.
+    """
+    values: dict[str, Any] = {
+        "report_to": "none",
+        "save_total_limit": 2,
+        "include_num_input_tokens_seen": "non_padding",
+        "optim": "adamw_torch_fused",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **recipe.training,
+        "output_dir": str(directory),
+        # Columns are ours (see PretrainingCollator), not the forward method's arguments.
+        "remove_unused_columns": False,
+        # A NaN is a fault to stop at, not one to smooth over in the log.
+        "logging_nan_inf_filter": False,
+    }
+    if steps is not None:
+        values["max_steps"] = steps
+    try:
+        return TrainingArguments(**values)
+    except (TypeError, ValueError) as error:
+        reason = str(error).replace("TrainingArguments.__init__() ", "")
+        raise RecipeError(f"The recipe's training section is not valid: {reason}.") from None
+
+
+def train(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: str | Path,
+    recipe: Recipe,
+    directory: Path,
+    *,
+    steps: int | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Train `student` in place against `teacher`.
+
+    Args:
+        student: a binary model (see `compress`).
+        teacher: its full-precision original.
+        tokenizer: of both.
+        corpus: text; see `read_documents`.
+        recipe: its text, objective and training sections apply.
+        directory: for training checkpoints.
+        steps: optimiser steps, instead of the recipe's.
+        resume: go on from the newest checkpoint in `directory`.
+        console: for a progress bar.
+
+    Returns:
+        The logged points: step, tokens, loss, its terms, learning rate.
+
+    Raises:
+        RecipeError: the recipe does not fit the model, or its training section is not valid.
+        CorpusError: the text is missing, empty or not text.
+        TrainingError: nothing to resume from, or a loss that is not a number.
+        OutputError: the disk is full.
+    """
+    args = training_arguments(recipe, directory, steps)
+    start = last_checkpoint(directory) if resume else None
+    if resume and start is None:
+        raise TrainingError(
+            f"There is nothing to resume in {directory}: run without --resume to start."
+        )
+    _check_length(recipe, student)
+    set_seed(args.seed)
+    for part in (student, teacher):
+        _without_dropout(part)
+    distillation = Distillation(student, teacher, describe(student), recipe.objective)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    # No more text is read than the steps can use.
+    limit = args.max_steps * batch if args.max_steps > 0 else None
+    with args.main_process_first():
+        dataset = build_dataset(corpus, tokenizer, recipe.text, limit=limit)
+    objective = recipe.objective
+    progress = TrainingProgress(console or Console(quiet=True))
+    trainer = DistillationTrainer(
+        distillation,
+        args=args,
+        train_dataset=dataset,
+        data_collator=PretrainingCollator(
+            tokenizer,
+            masking=objective.masking if objective.mlm else 0.0,
+            pairs=bool(objective.nsp),
+        ),
+        callbacks=[progress],
+    )
+    for ready_made in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(ready_made)
+    _freeze_unused(student, recipe)
+    try:
+        with storage_faults(directory):
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+    finally:
+        progress.close()
+    student.eval()
+    return [_point(entry) for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:
+    largest = max_sequence_length(model)
+    if recipe.text.sequence_length > largest:
+        raise RecipeError(
+            f"text.sequence_length = {recipe.text.sequence_length} is more than the "
+            f"{largest} tokens this model has positions for."
+        )
+
+
+def max_sequence_length(model: PreTrainedModel) -> int:
+    """Longest sequence, in tokens, that the model's position embeddings allow."""
+    config = model.config
+    # RoBERTa's positions begin after the padding index.
+    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    offset = config.pad_token_id + 1 if config.model_type == "camembert" else offset
+    return int(config.max_position_embeddings) - offset
+
+
+def _without_dropout(model: PreTrainedModel) -> None:
+    """Distillation compares exact outputs, and binarization is noise enough."""
+    for module in model.modules():
+        if type(module).__name__ == "Dropout":
+            module.p = 0.0  # type: ignore[assignment]
+
+
+def _freeze_unused(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Leave alone what no loss term reaches: several processes would wait for its gradients."""
+    encoder = describe(model)
+    heads = {"mlm", "nsp", "logits"} & recipe.objective.weights().keys()
+    for name, parameter in model.named_parameters():
+        pooler = encoder.pooler is not None and name.startswith(encoder.pooler)
+        head = not name.startswith(model.base_model_prefix) and model.base_model is not model
+        if (pooler and "nsp" not in heads) or (head and not heads):
+            parameter.requires_grad_(False)
+    if recipe.embeddings.code == "full":
+        for path in (encoder.word_embeddings, *encoder.embeddings_kept):
+            model.get_submodule(path).requires_grad_(False)
+
+
+def _point(entry: dict[str, Any]) -> dict[str, Any]:
+    known = {"loss", "step", "learning_rate", "epoch", "grad_norm", "num_input_tokens_seen"}
+    terms = {
+        name: value
+        for name, value in entry.items()
+        if name not in known and not name.startswith("train_")
+    }
+    return {
+        "step": entry["step"],
+        "tokens": int(entry.get("num_input_tokens_seen", 0)),
+        "loss": float(entry["loss"]),
+        "terms": terms,
+        "learning_rate": float(entry.get("learning_rate", math.nan)),
+    }
+
+
+def pretrain(
+    directory: str | Path,
+    corpus: str | Path,
+    out: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    teacher: str | Path | None = None,
+    steps: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Record:
+    """Continue the pretraining of a binary checkpoint and write the result.
+
+    Args:
+        directory: a binary checkpoint, from `compress` or from here.
+        corpus: text; see `read_documents`.
+        out: a new directory; training checkpoints stay in its ``training`` folder until the end.
+        recipe: whose text, objective and training sections to use; the checkpoint's own if None.
+        teacher: the full-precision original, if it has moved.
+        steps, resume, console: see `train`.
+        overwrite: replace what is in `out`.
+
+    Returns:
+        The record of the new checkpoint.
+
+    Raises:
+        UserError: see `train`, and `checkpoint.load`.
+    """
+    target = Path(out)
+    work = target.parent / f".{target.name}.{WORK}"
+    if resume:
+        if (target / checkpoint.WEIGHTS).is_file():
+            raise OutputError(f"{target} is already complete: there is nothing to resume.")
+        if not work.is_dir():
+            raise TrainingError(
+                f"There is nothing to resume for {target}: run without --resume to start."
+            )
+    else:
+        check_output(target, overwrite)
+    student, tokenizer, record = checkpoint.load(directory)
+    chosen = recipe or record.recipe
+    original, _ = checkpoint.load_pretrained(
+        teacher or record.teacher, mlm_head=record.recipe.objective.fresh_mlm_head
+    )
+    points = train(
+        student,
+        original,
+        tokenizer,
+        corpus,
+        chosen,
+        work,
+        steps=steps,
+        resume=resume,
+        console=console,
+    )
+    shown = chosen.model_copy(
+        update={
+            name: getattr(record.recipe, name)
+            for name in ("activations", "embeddings", "kept", "estimators", "initialisation")
+        }
+    )
+    offset = record.training[-1]["tokens"] if record.training else 0
+    record.recipe = shown
+    record.training += [point | {"tokens": point["tokens"] + offset} for point in points]
+    record.provenance = provenance(record.provenance, "pretrain")
+    return _finish(target, work, student, tokenizer, record, overwrite)
+
+
+def _finish(
+    target: Path,
+    work: Path,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    record: Record,
+    overwrite: bool,
+) -> Record:
+    import shutil
+
+    checkpoint.save(target, student, tokenizer, record, overwrite)
+    shutil.rmtree(work, ignore_errors=True)
+    return record

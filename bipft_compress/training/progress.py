@@ -1,0 +1,112 @@
+"""What a person sees while training runs: a bar with time left, or plain lines in a log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
+
+logger = logging.getLogger("bipft_compress")
+
+
+def progress_bar(console: Console, unit: str) -> Progress:
+    """The look of every bar: description, bar, count, time elapsed and left, free text."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
+
+
+class TrainingProgress(TrainerCallback):
+    """Shows loss, tokens per second and time left.
+
+    Args:
+        console: where to; a bar on a terminal, log lines elsewhere or where it is quiet.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._start = (0.0, 0)
+
+    @override
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._start = time.monotonic(), state.num_input_tokens_seen
+        if state.is_world_process_zero and self._console.is_terminal and not self._console.quiet:
+            self._bar = progress_bar(self._console, "steps")
+            self._bar.start()
+            self._task = self._bar.add_task(
+                "training", total=state.max_steps, completed=state.global_step, note=""
+            )
+
+    @override
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step)
+
+    @override
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        seconds = time.monotonic() - self._start[0]
+        speed = (state.num_input_tokens_seen - self._start[1]) / max(seconds, 1e-9)
+        note = f"loss {float(logs['loss']):.4f}, {speed:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.update(self._task, note=note)
+        else:
+            logger.info("step %d of %d: %s", state.global_step, state.max_steps, note)
+
+    @override
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away, also after a fault."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

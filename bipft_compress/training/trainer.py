@@ -1,0 +1,132 @@
+"""transformers' Trainer with a distillation loss, safe checkpoints and batches of one length."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from typing_extensions import override
+
+from bipft_compress.checkpoint import WEIGHTS, load_state, state_to_save
+from bipft_compress.errors import TrainingError
+from bipft_compress.files import storage_faults, write_atomically
+from bipft_compress.nn import BinaryLinear
+from bipft_compress.text.sequences import LengthBatchSampler
+from bipft_compress.training.distillation import Distillation
+
+logger = logging.getLogger(__name__)
+
+COMPLETE = "complete"
+"""Written last into a training checkpoint: without it the checkpoint was cut short."""
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest complete training checkpoint below `directory`; incomplete ones are removed."""
+    found = []
+    for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if (path / COMPLETE).is_file():
+            found.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+class DistillationTrainer(Trainer):
+    """Trains a binary model on a `Distillation`.
+
+    Args:
+        distillation: the loss; its student is the model that is trained.
+        **kwargs: as for ``transformers.Trainer``, without ``model``.
+    """
+
+    def __init__(self, distillation: Distillation, **kwargs: Any) -> None:
+        super().__init__(model=distillation.student, **kwargs)
+        self.distillation = distillation
+        distillation.teacher.to(self.args.device)
+        # The loss is a mean over the batch: Trainer itself divides by accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self._terms: dict[str, list[Tensor]] = defaultdict(list)
+
+    @override
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        terms = self.distillation(model, inputs)
+        loss = self.distillation.total(terms)
+        if not torch.isfinite(loss):
+            raise TrainingError(self._not_a_number(terms))
+        for name, term in terms.items():
+            self._terms[name].append(term.detach())
+        return loss
+
+    @property
+    def _directory(self) -> Path:
+        assert self.args.output_dir is not None
+        return Path(self.args.output_dir)
+
+    def _not_a_number(self, terms: dict[str, Tensor]) -> str:
+        bad = ", ".join(name for name, term in terms.items() if not torch.isfinite(term))
+        good = last_checkpoint(self._directory)
+        kept = f"the last good checkpoint is {good}" if good else "no checkpoint was written yet"
+        return (
+            f"The loss ({bad}) is not a finite number after step {self.state.global_step}; {kept}. "
+            "Lower training.learning_rate and run again with --resume."
+        )
+
+    @override
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            for name, values in self._terms.items():
+                logs[name] = round(float(torch.stack(values).mean()), 6)
+            self._terms.clear()
+        super().log(logs, start_time)
+
+    @override
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        # Scales, shifts and estimators are fitted numbers, not weights to be kept small.
+        return [
+            f"{name}.weight"
+            for name, part in model.named_modules()
+            if isinstance(part, BinaryLinear)
+        ]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        args = self.args
+        return LengthBatchSampler(
+            dataset["length"],
+            args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+        )
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        directory = Path(output_dir) if output_dir else self._directory
+        with storage_faults(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            state = state_to_save(self.distillation.student)
+            save_file(state, directory / WEIGHTS, metadata={"format": "pt"})
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        directory = self._directory
+        with storage_faults(directory):
+            super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            newest = directory / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            write_atomically(newest / COMPLETE, "")
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        load_state(self.distillation.student, Path(resume_from_checkpoint) / WEIGHTS)

@@ -1,0 +1,65 @@
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from bipft_compress.recipe import Recipe
+from bipft_compress.report import RunFacts, report_from_config
+
+
+@pytest.fixture
+def tiny_config():
+    """Widths that are no multiples of 8, and a head that is no power of two."""
+    return BertConfig(
+        hidden_size=36,
+        num_attention_heads=3,
+        num_hidden_layers=2,
+        intermediate_size=50,
+        vocab_size=101,
+        max_position_embeddings=16,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    torch.manual_seed(0)
+    return BertModel(tiny_config)
+
+
+@pytest.fixture(scope="session")
+def bert_base():
+    """The report of BERT-base without estimators, at 128 tokens."""
+    return report_from_config(BertConfig(), Recipe().with_rank(0))
+
+
+@pytest.fixture
+def facts():
+    points = [
+        {"step": 10 * i, "tokens": 2560 * i, "loss": 1 / (1 + i), "terms": {"hidden_states": 0.5}}
+        for i in range(30)
+    ]
+    return RunFacts.model_validate(
+        {
+            "checkpoint": "some/<script>alert(1)</script> & $x$ | `y`",
+            "quality": {
+                "sts_spearman": {
+                    "full_precision": 0.867,
+                    "compressed": 0.805,
+                    "embedding_floor": 0.67,
+                    "recovered": 0.685,
+                    "pairs": 1500,
+                    "data": "<b>dev.tsv",
+                },
+                "accuracy": {"full_precision": 0.9, "compressed": 0.85},
+            },
+            "layer_errors": [0.14, 0.33],
+            "training": points,
+            "provenance": {
+                "report": {"command": "bipft-compress report in --out <script>", "seed": 0}
+            },
+        }
+    )
+
+
+@pytest.fixture
+def report(tiny_config, facts):
+    return report_from_config(tiny_config, Recipe(), sequence_length=7, batch=2, run=facts)

@@ -1,0 +1,135 @@
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from bipft_compress.recipe import Recipe
+from bipft_compress.report import (
+    RunFacts,
+    TrainingPoint,
+    render_html,
+    render_markdown,
+    render_table,
+    report_from_config,
+)
+from bipft_compress.report.units import Unit, flops_unit, size_unit
+
+
+class Page(HTMLParser):
+    """Tags, ids and text of a page; fails on a tag that is never closed."""
+
+    VOID = {"meta", "br", "path", "use", "rect", "line"}
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.tags, self.ids, self.text = [], [], [], []
+        self.feed(source)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_html_needs_nothing_outside(report):
+    html = render_html(report)
+    assert "http" not in html
+    assert not re.search(r"<(script|link|img|iframe)\b", html)
+    assert not re.search(r"@import|src=|url\((?!#)", html)
+
+
+def test_html_escapes_what_comes_from_outside(report):
+    html = render_html(report)
+    assert "<script>" not in html
+    assert "<b>dev.tsv" not in html
+    page = Page(html)
+    text = "".join(page.text)
+    assert report.model.checkpoint in text
+    assert "bipft-compress report in --out <script>" in text
+    assert "script" not in page.tags
+
+
+def test_html_has_four_figures_with_ids_of_their_own(report):
+    page = Page(render_html(report))
+    assert page.tags.count("svg") == page.tags.count("figure") == 4
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_same_report_same_bytes(report):
+    assert render_html(report) == render_html(report)
+    assert render_markdown(report) == render_markdown(report)
+
+
+def test_counts_alone_have_no_empty_sections(tiny_config):
+    plain = report_from_config(tiny_config, Recipe(), sequence_length=7)
+    page = Page(render_html(plain))
+    assert page.tags.count("svg") == 2
+    markdown = render_markdown(plain)
+    for title in ("Quality", "Error of each layer", "Training"):
+        assert f"## {title}\n" not in markdown
+
+
+@pytest.mark.parametrize("points", [1, 2])
+def test_short_logs(tiny_config, points):
+    log = [TrainingPoint(step=i, tokens=i, loss=1.0) for i in range(points)]
+    run = RunFacts(training=log, layer_errors=[0.5])
+    report = report_from_config(tiny_config, Recipe(), sequence_length=7, run=run)
+    page = Page(render_html(report))
+    assert page.tags.count("svg") == 2 + points
+
+
+def test_markdown_tables_are_rectangular_and_escaped(report):
+    markdown = render_markdown(report)
+    # Only indented code may hold it: there it is shown as it is.
+    assert all(line.startswith("    ") for line in markdown.splitlines() if "<script>" in line)
+    assert "\\<script\\>alert(1)" in markdown.splitlines()[0]
+    for block in markdown.split("\n\n"):
+        if block.startswith("|"):
+            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+            assert len(widths) == 1
+
+
+def test_both_renderings_say_the_same(report):
+    markdown, html = render_markdown(report), render_html(report)
+    for title in ("Operations by kind", "Memory by kind", "What was swapped", "Every module"):
+        assert f"## {title}" in markdown
+        assert title in html
+
+
+def test_terminal_table(report):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render_table(report))
+    shown = console.file.getvalue()
+    for word in ("operations", "memory", "fewer", "less", "0.8670", "0.8050", "accuracy"):
+        assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "shown"),
+    [
+        (Unit("GFLOPs", 10**9), 22.47e9, "22.5"),
+        (Unit("GFLOPs", 10**9), 0.3846e9, "0.385"),
+        (Unit("GFLOPs", 10**9), 1, "<0.001"),
+        (Unit("MiB", 2**20), 0, "0"),
+        (Unit("KiB", 2**10), 1536, "1.50"),
+        (flops_unit(5), 5, "5.00"),
+        (size_unit(3 * 2**30), 3 * 2**30, "3.00"),
+    ],
+)
+def test_units(unit, value, shown):
+    assert unit.show(value) == shown

@@ -1,0 +1,36 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from bipft_compress.report import Report, report_json_schema
+
+
+def test_json_comes_back_the_same(report):
+    text = report.model_dump_json()
+    assert Report.model_validate_json(text) == report
+    assert Report.model_validate(json.loads(text)) == report
+
+
+def test_keys_that_others_read(report):
+    data = json.loads(report.model_dump_json())
+    assert data["schema_version"] == 1
+    operations, memory = data["operations"], data["memory"]
+    assert operations["ratio"] == operations["full_precision"] / operations["compressed"]
+    assert memory["ratio"] == memory["full_precision_bytes"] / memory["compressed_bytes"]
+    assert data["quality"]["sts_spearman"]["pairs"] == 1500
+    assert {"module", "kind", "parameters", "action", "reason"} == set(data["swapped"][0])
+
+
+@pytest.mark.parametrize("change", [{"unknown": 1}, {"schema_version": 2}, {"batch": 0}])
+def test_what_does_not_fit_is_refused(report, change):
+    with pytest.raises(ValidationError):
+        Report.model_validate(report.model_dump() | change)
+
+
+def test_every_field_is_described():
+    schema = report_json_schema()
+    assert all(part["description"] for part in schema["$defs"].values())
+    for name, part in (*schema["$defs"].items(), ("Report", schema)):
+        for field, value in part["properties"].items():
+            assert "$ref" in value or value.get("description"), f"{name}.{field}"
