@@ -157,20 +157,39 @@ def load_pretrained(
             attn_implementation="eager",
             output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     except SafetensorError as error:
         raise CheckpointError(
             f"The weights of {checkpoint} are truncated or damaged ({error}): fetch them again."
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint} cannot be loaded ({_first_line(error)}).") from None
-    missing = [key for key in info["missing_keys"] if ".layer." in key or ".embeddings." in key]
+    # A base model's keys begin with these names, those of a model with a head contain them.
+    parts = (".layer.", ".embeddings.", ".embeddings_project.")
+    missing = [key for key in info["missing_keys"] if any(part in f".{key}" for part in parts)]
     if missing:
         raise CheckpointError(
             f"The weights of {checkpoint} lack {len(missing)} tensors of the encoder, such as "
             f"{sorted(missing)[0]}: the checkpoint is incomplete."
         )
-    return model.eval(), tokenizer
+    return model.eval(), _load_tokenizer(checkpoint)
+
+
+def _load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
+    path = Path(checkpoint)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    except Exception as error:  # the tokenizers library raises nothing more specific
+        raise CheckpointError(
+            f"The tokenizer of {checkpoint} cannot be loaded ({_first_line(error)})."
+        ) from None
+    # Where there are no files, transformers makes up a tokenizer that knows no word.
+    files = tokenizer.vocab_files_names.values()
+    if path.is_dir() and not any((path / name).is_file() for name in files):
+        raise CheckpointError(
+            f"{path} has no tokenizer (none of {', '.join(files)}): copy the files of the "
+            "original there."
+        )
+    return tokenizer
 
 
 def _first_line(error: BaseException) -> str:
@@ -263,4 +282,4 @@ def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     model = make(config)
     swap(model, record.recipe)
     load_state(model, path / WEIGHTS)
-    return model.eval(), AutoTokenizer.from_pretrained(path), record
+    return model.eval(), _load_tokenizer(path), record

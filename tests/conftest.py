@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 # Before transformers is imported: no test may ask the network for anything.
@@ -165,3 +166,15 @@ def write_checkpoint(make_model, tokenizer):
         return model
 
     return write
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path, write_checkpoint):
+    """`make_checkpoint(family, head="Model")`: directory of a new full-precision checkpoint."""
+
+    def make(family: str, head: str = "Model") -> Path:
+        directory = tmp_path / f"{family}-{head}"
+        write_checkpoint(directory, family, head)
+        return directory
+
+    return make

@@ -33,8 +33,15 @@ def _record(pair, recipe: dict) -> Record:
     )
 
 
-@pytest.mark.parametrize("head", ["Model", "ForMaskedLM", "ForSequenceClassification"])
-@pytest.mark.parametrize("code", ["full", "frequency-aware"])
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        ("Model", "frequency-aware"),
+        ("ForMaskedLM", "full"),
+        ("ForMaskedLM", "frequency-aware"),
+        ("ForSequenceClassification", "sign"),
+    ],
+)
 def test_round_trip(make_pair, family, head, code, tokenizer, tmp_path):
     recipe = RECIPE | {"embeddings": {"code": code}}
     pair = make_pair(family, head, recipe)
@@ -96,6 +103,11 @@ def _truncate(directory):
     (directory / WEIGHTS).write_bytes((directory / WEIGHTS).read_bytes()[:-100])
 
 
+def _no_tokenizer(directory):
+    for path in directory.glob("tokenizer*"):
+        path.unlink()
+
+
 def _without(key):
     def fault(directory):
         values = json.loads((directory / RECORD).read_text())
@@ -111,7 +123,8 @@ FAULTS = {
     "no weights": (lambda d: (d / WEIGHTS).unlink(), f"has no {WEIGHTS}"),
     "no record": (lambda d: (d / RECORD).unlink(), "is not a binary checkpoint"),
     "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
-    "no tokenizer": (lambda d: [p.unlink() for p in d.glob("tokenizer*")], "tokenizer"),
+    "no tokenizer": (_no_tokenizer, "has no tokenizer"),
+    "broken tokenizer": (lambda d: (d / "tokenizer.json").write_text("{"), "tokenizer"),
     "newer": (lambda d: _edit(d / RECORD, format_version=2), "format version 2"),
     "no version": (_without("format_version"), "format version None"),
     "no teacher": (_without("teacher"), "is incomplete"),
@@ -155,7 +168,11 @@ def test_weights_that_fit_another_recipe_are_refused(binary):
         checkpoint.load(binary)
 
 
-@pytest.mark.parametrize("damage", [_truncate, lambda d: (d / WEIGHTS).write_bytes(b"not a tensor")])
+def _other_file(directory):
+    (directory / WEIGHTS).write_bytes(b"not a tensor")
+
+
+@pytest.mark.parametrize("damage", [_truncate, _other_file])
 def test_a_damaged_state_is_refused(binary, damage, make_pair):
     damage(binary)
     with pytest.raises(CheckpointError, match="truncated or damaged"):
@@ -213,6 +230,7 @@ PRETRAINED_FAULTS = {
         "cannot be loaded",
     ),
     "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
+    "no tokenizer": (_no_tokenizer, "has no tokenizer"),
     "broken config": (lambda d: (d / "config.json").write_text("{"), "cannot be read"),
 }
 

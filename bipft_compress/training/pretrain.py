@@ -122,6 +122,7 @@ def train(
             tokenizer,
             masking=objective.masking if objective.mlm else 0.0,
             pairs=bool(objective.nsp),
+            seed=args.seed,
         ),
         callbacks=[progress],
     )

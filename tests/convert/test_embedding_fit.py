@@ -28,9 +28,7 @@ def _frequencies() -> torch.Tensor:
 
 
 def _fitted(subvector: int = 4, frequent: int = 30) -> FrequencyAwareEmbedding:
-    embedding = FrequencyAwareEmbedding(
-        ROWS, WIDTH, frequent_rows=frequent, subvector=subvector
-    )
+    embedding = FrequencyAwareEmbedding(ROWS, WIDTH, frequent_rows=frequent, subvector=subvector)
     fit_embedding(embedding, _table(), _frequencies(), seed=0)
     return embedding
 

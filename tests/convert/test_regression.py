@@ -164,9 +164,7 @@ def test_sign_descent_is_near_the_best_of_all_signs():
     scale = least_squares_scale(signs, m.yb, m.bb)
     descended = descend_signs(signs, scale, m.yb, m.bb, 50)
     every = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=8))).double()
-    best = torch.stack(
-        [_row_error(every, scale[r], m.yb[r], m.bb).amin() for r in range(12)]
-    )
+    best = torch.stack([_row_error(every, scale[r], m.yb[r], m.bb).amin() for r in range(12)])
     ours = _row_error(descended, scale, m.yb, m.bb)
     assert (ours >= best - 1e-9).all()
     assert (ours - best).abs().lt(1e-9).sum() >= 6  # most rows find the optimum here

@@ -16,9 +16,7 @@ ROWS, WIDTH, FREQUENT, SUBVECTOR = 30, 10, 6, 4
 def _frequency_aware(seed: int = 0) -> FrequencyAwareEmbedding:
     """Random values everywhere; frequent rows scattered over the vocabulary."""
     generator = torch.Generator().manual_seed(seed)
-    embedding = FrequencyAwareEmbedding(
-        ROWS, WIDTH, frequent_rows=FREQUENT, subvector=SUBVECTOR
-    )
+    embedding = FrequencyAwareEmbedding(ROWS, WIDTH, frequent_rows=FREQUENT, subvector=SUBVECTOR)
     embedding.is_frequent.zero_()
     embedding.is_frequent[torch.tensor([1, 4, 5, 17, 20, 29])] = True
     embedding.refresh()

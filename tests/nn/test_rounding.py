@@ -28,6 +28,9 @@ def test_best_scale_is_no_worse_than_the_maximum(kind, bits, largest):
     best = _error(weight, best_row_scales(weight, bits), largest)
     plain = _error(weight, weight.abs().amax(1, keepdim=True) / largest, largest)
     assert (best <= plain * (1 + 1e-6)).all()
+    for fraction in (0.5, 0.6, 0.7, 0.8, 0.9):
+        clipped = _error(weight, fraction * weight.abs().amax(1, keepdim=True) / largest, largest)
+        assert (best <= clipped * (1 + 1e-3)).all()
     if bits == 4:  # where clipping an outlier is worth it, it is done
         assert (best < 0.95 * plain).sum() >= 5
 

@@ -1,0 +1,201 @@
+"""The command line as a person meets it: results, and one clear sentence for every fault."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from transformers import BertConfig, GPT2Config, GPT2Model
+
+from bipft_compress import cli
+
+RECIPE = {
+    "initialisation": {"calibration_tokens": 400, "batch_tokens": 200, "sequence_length": 24},
+    "text": {"sequence_length": 24, "shortest": 4},
+    "objective": {"hidden_states": 1.0},
+    "embeddings": {"subvector": 4},
+    "training": {"max_steps": 3, "per_device_train_batch_size": 4, "use_cpu": True},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n\n".join(f"ab cd ef gh a{c} b{c} c{c} ab ac ad" for c in "abcdefgh" * 5))
+    return path
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """`call(*arguments)`: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bipft-compress", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+def test_run_then_every_job_alone(call, make_checkpoint, recipe, corpus, tmp_path):
+    pairs = tmp_path / "pairs.tsv"
+    rows = [("ab cd", "ab cd", 5), ("ab cd", "ef gh", 1), ("aa bb", "aa bc", 3)]
+    lines = ["sentence1\tsentence2\tscore", *("\t".join(map(str, row)) for row in rows)]
+    pairs.write_text("\n".join(lines))
+    source, out = make_checkpoint("bert"), tmp_path / "run"
+    code, text, _ = call(
+        "run", source, "--recipe", recipe, "--corpus", corpus, "--out", out, "--data", pairs
+    )
+    assert code == 0
+    assert "report.html" in text
+    made = json.loads((out / "report" / "report.json").read_text())
+    assert made["operations"]["ratio"] > 1
+    assert made["memory"]["full_precision_bytes"] > made["memory"]["compressed_bytes"]
+    assert made["quality"]["sts_spearman"]
+    assert len(made["layer_errors"]) == 2
+    # A second time nothing is done again.
+    stamp = (out / "pretrained" / "model.safetensors").stat().st_mtime_ns
+    assert call("run", source, "--recipe", recipe, "--corpus", corpus, "--out", out)[0] == 0
+    assert (out / "pretrained" / "model.safetensors").stat().st_mtime_ns == stamp
+    code, text, _ = call("evaluate", out / "pretrained", "--data", pairs, "--json")
+    assert code == 0
+    assert -1 <= json.loads(text)["compressed"] <= 1
+    code, text, _ = call("report", out / "pretrained", "--out", tmp_path / "again", "--json")
+    assert code == 0
+    assert json.loads(text)["operations"]["ratio"] == made["operations"]["ratio"]
+
+
+def test_report_from_a_config_alone(call, tmp_path):
+    config = tmp_path / "bert-base.json"
+    config.write_text(BertConfig().to_json_string())
+    code, text, _ = call(
+        "report", "--config", config, "--recipe", "default", "--out", tmp_path / "r", "--json"
+    )
+    assert code == 0
+    made = json.loads(text)
+    assert round(made["operations"]["full_precision"] / 1e9, 1) == 22.5
+    assert round(made["operations"]["compressed"] / 1e9, 1) == 0.4
+    assert made["operations"]["ratio"] >= 56
+    assert made["memory"]["ratio"] >= 28
+
+
+def test_recipes_are_listed(call):
+    code, text, _ = call("recipes")
+    assert code == 0
+    assert "default" in text
+    assert "demo" in text
+
+
+@pytest.mark.parametrize("command", ["compress", "pretrain", "evaluate", "report", "run", "recipes"])
+def test_help_shows_an_example(call, command):
+    code, text, _ = call(command, "--help")
+    assert code == 0
+    assert "Example" in text
+    assert f"bipft-compress {command}" in " ".join(text.split())
+
+
+def test_help_starts_without_torch():
+    code = "import sys, bipft_compress.cli; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestFaults:
+    """Exit code 2, one sentence, and nothing written."""
+
+    @pytest.fixture
+    def fails(self, call, tmp_path):
+        def check(*arguments, says):
+            before = sorted(tmp_path.rglob("*"))
+            code, _, err = call(*arguments)
+            assert code == 2, err
+            sentence = " ".join(err.split())
+            assert sentence.startswith("Error: ")
+            assert "Traceback" not in err
+            assert says in sentence
+            assert sorted(tmp_path.rglob("*")) == before
+
+        return check
+
+    def test_gpt2(self, fails, tmp_path):
+        config = GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=20)
+        GPT2Model(config).save_pretrained(tmp_path / "gpt2")
+        fails("compress", tmp_path / "gpt2", "--out", tmp_path / "o", says="'gpt2' is not supported")
+
+    def test_no_weights(self, fails, make_checkpoint, tmp_path):
+        source = make_checkpoint("bert")
+        (source / "model.safetensors").unlink()
+        fails("compress", source, "--out", tmp_path / "o", says="holds no weights")
+
+    def test_truncated_weights(self, fails, make_checkpoint, tmp_path):
+        source = make_checkpoint("bert")
+        file = source / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
+        fails("compress", source, "--out", tmp_path / "o", says="truncated or damaged")
+
+    def test_unknown_recipe_key(self, fails, make_checkpoint, tmp_path):
+        recipe = tmp_path / "r.yaml"
+        recipe.write_text("estimators: {rnk: 3}")
+        fails(
+            "compress", make_checkpoint("bert"), "--recipe", recipe, "--out", tmp_path / "o",
+            says="unknown key 'estimators.rnk'",
+        )  # fmt: skip
+
+    def test_rank_larger_than_the_layer(self, fails, make_checkpoint, tmp_path, corpus):
+        fails(
+            "compress", make_checkpoint("bert"), "--rank", 99, "--out", tmp_path / "o",
+            "--calibration", corpus, says="= 99 is larger than",
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("content", "says"), [(b"  \n\n ", "no text"), (b"\x00\xff\xfe junk \x00", "not")]
+    )
+    def test_corpus_without_text(self, fails, make_checkpoint, tmp_path, content, says):
+        bad = tmp_path / "bad.txt"
+        bad.write_bytes(content)
+        fails(
+            "compress", make_checkpoint("bert"), "--calibration", bad, "--out", tmp_path / "o",
+            says=says,
+        )  # fmt: skip
+
+    def test_output_exists(self, fails, make_checkpoint, tmp_path):
+        (tmp_path / "o").mkdir()
+        (tmp_path / "o" / "mine").write_text("precious")
+        fails("compress", make_checkpoint("bert"), "--out", tmp_path / "o", says="already exists")
+
+    def test_resume_with_nothing(self, fails, make_checkpoint, tmp_path, corpus):
+        source = make_checkpoint("bert")
+        fails(
+            "pretrain", source, "--corpus", corpus, "--out", tmp_path / "o", "--resume",
+            says="nothing to resume",
+        )  # fmt: skip
+
+    def test_not_a_binary_checkpoint(self, fails, make_checkpoint, tmp_path, corpus):
+        fails(
+            "pretrain", make_checkpoint("bert"), "--corpus", corpus, "--out", tmp_path / "o",
+            says="is not a binary checkpoint",
+        )  # fmt: skip
+
+    def test_pairs_without_scores(self, fails, tmp_path):
+        (tmp_path / "p.tsv").write_text("sentence1\tsentence2\na\tb\n")
+        fails("evaluate", tmp_path, "--data", tmp_path / "p.tsv", says="must have the columns")
+
+
+def test_fault_of_ours_is_exit_code_1(call, monkeypatch, capfd):
+    from bipft_compress import recipe
+
+    monkeypatch.setattr(recipe, "shipped_recipes", lambda: 1 / 0)
+    code, _, err = call("recipes")
+    assert code == 1
+    assert "fault of bipft-compress (ZeroDivisionError)" in " ".join(err.split())

@@ -1,0 +1,192 @@
+"""Pretraining lowers the loss, resumes bit for bit, and stops at a loss that is no number."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bipft_compress import checkpoint
+from bipft_compress.errors import OutputError, RecipeError, TrainingError
+from bipft_compress.jobs import compress_checkpoint
+from bipft_compress.recipe import Recipe
+from bipft_compress.training.pretrain import max_sequence_length, pretrain, training_arguments
+
+RECIPE = {
+    "initialisation": {"calibration_tokens": 400, "batch_tokens": 200, "sequence_length": 24},
+    "text": {"unit": "packed", "sequence_length": 24, "shortest": 4},
+    "objective": {"mlm": 1.0, "hidden_states": 1.0},
+    "embeddings": {"subvector": 4},
+    "training": {
+        "max_steps": 24,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "logging_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "use_cpu": True,
+        "seed": 3,
+    },
+}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    generator = torch.Generator().manual_seed(5)
+    words = ["".join("abcdefgh"[i] for i in row) for row in torch.randint(8, (60, 3)).tolist()]
+    picks = torch.randint(len(words), (60, 60), generator=generator).tolist()
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n\n".join(" ".join(words[i] for i in row) for row in picks))
+    return path
+
+
+@pytest.fixture
+def start(tmp_path, make_checkpoint, corpus):
+    """A compressed tiny BERT with an MLM head."""
+    original = make_checkpoint("bert", "ForMaskedLM")
+    compress_checkpoint(original, Recipe.load(RECIPE), tmp_path / "start", calibration=corpus)
+    return tmp_path / "start"
+
+
+def weights(directory):
+    return load_file(directory / checkpoint.WEIGHTS)
+
+
+def test_training_lowers_the_loss_and_keeps_the_start(start, corpus, tmp_path):
+    before = weights(start)
+    record = pretrain(start, corpus, tmp_path / "out", steps=40)
+    losses = [point["loss"] for point in record.training]
+    assert len(losses) == 10
+    assert losses[-1] < 0.9 * losses[0]
+    assert record.training[-1]["tokens"] > record.training[0]["tokens"] > 0
+    assert record.training[0]["terms"].keys() == {"mlm", "hidden_states"}
+    after = weights(tmp_path / "out")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(value, weights(start)[name]) for name, value in before.items())
+
+
+SCRIPT = """
+import sys
+from bipft_compress.training.pretrain import pretrain
+pretrain(sys.argv[1], sys.argv[2], sys.argv[3], resume=sys.argv[4] == "resume")
+"""
+
+
+def run(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_gives_the_same_bits(start, corpus, tmp_path):
+    assert run(start, corpus, tmp_path / "whole", "start").wait() == 0
+    process = run(start, corpus, tmp_path / "killed", "start")
+    work = tmp_path / ".killed.training"
+    deadline = time.monotonic() + 120
+    # Some steps after a checkpoint, and not at the end.
+    while not list(work.glob("checkpoint-*/complete")):
+        assert process.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed").exists()
+    assert run(start, corpus, tmp_path / "killed", "resume").wait() == 0
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not work.exists()
+
+
+def test_incomplete_checkpoint_is_passed_over(start, corpus, tmp_path, monkeypatch):
+    # The disk fills while the third checkpoint is written: the second is resumed from.
+    from bipft_compress.training import trainer
+
+    real, calls = trainer.write_atomically, []
+
+    def fail_third(path, text):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(path, text)
+
+    monkeypatch.setattr(trainer, "write_atomically", fail_third)
+    with pytest.raises(OutputError, match="No space left"):
+        pretrain(start, corpus, tmp_path / "out")
+    monkeypatch.undo()
+    work = tmp_path / ".out.training"
+    assert trainer.last_checkpoint(work).name == "checkpoint-8"
+    pretrain(start, corpus, tmp_path / "out", resume=True)
+    assert (tmp_path / "out" / checkpoint.WEIGHTS).is_file()
+
+
+def test_loss_that_is_no_number_names_the_last_good_checkpoint(start, corpus, tmp_path, monkeypatch):
+    from bipft_compress.training import losses
+
+    real, calls = losses.hidden_state_mse, []
+
+    def turns_nan(*arguments):
+        calls.append(1)
+        value = real(*arguments)
+        return value * float("nan") if len(calls) > 2 * 6 else value
+
+    monkeypatch.setattr(losses, "hidden_state_mse", turns_nan)
+    with pytest.raises(TrainingError, match=r"hidden_states.*after step 6.*checkpoint-4"):
+        pretrain(start, corpus, tmp_path / "out")
+
+
+def test_nothing_to_resume(start, corpus, tmp_path):
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        pretrain(start, corpus, tmp_path / "new", resume=True)
+
+
+def test_sequence_longer_than_the_model_allows(start, corpus, tmp_path):
+    recipe = Recipe.load({**RECIPE, "text": {"sequence_length": 400}})
+    with pytest.raises(RecipeError, match=r"400 is more than the 40 tokens"):
+        pretrain(start, corpus, tmp_path / "out", recipe=recipe)
+
+
+def test_terms_without_a_head_are_refused(tmp_path, make_checkpoint, corpus):
+    recipe = Recipe.load({**RECIPE, "objective": {"mlm": 1.0}})
+    compress_checkpoint(make_checkpoint("bert"), recipe, tmp_path / "a", calibration=corpus)
+    with pytest.raises(RecipeError, match="objective.mlm needs a masked-language-model head"):
+        pretrain(tmp_path / "a", corpus, tmp_path / "b")
+
+
+def test_fresh_mlm_head(tmp_path, make_checkpoint, corpus):
+    objective = {"mlm": 1.0, "fresh_mlm_head": True}
+    recipe = Recipe.load({**RECIPE, "objective": objective})
+    compress_checkpoint(make_checkpoint("bert"), recipe, tmp_path / "a", calibration=corpus)
+    record = pretrain(tmp_path / "a", corpus, tmp_path / "b", steps=12)
+    assert record.training[-1]["loss"] < record.training[0]["loss"]
+
+
+def test_every_term_at_once(tmp_path, make_checkpoint, corpus):
+    objective = dict.fromkeys(
+        ["mlm", "nsp", "logits", "hidden_states", "attention_scores", "directions"], 1.0
+    ) | {"sentence_cosine": 1.0, "sentence_similarity": 1.0}
+    recipe = Recipe.load({**RECIPE, "objective": objective})
+    original = make_checkpoint("bert", "ForPreTraining")
+    compress_checkpoint(original, recipe, tmp_path / "a", calibration=corpus)
+    record = pretrain(tmp_path / "a", corpus, tmp_path / "b", steps=8)
+    assert record.training[-1]["terms"].keys() == set(objective)
+
+
+def test_positions_of_roberta_begin_after_the_padding(make_model):
+    assert max_sequence_length(make_model("bert")) == 40
+    assert max_sequence_length(make_model("roberta")) == 38
+
+
+def test_unknown_training_argument_is_named(tmp_path):
+    recipe = Recipe.load({"training": {"learning_rat": 1e-3}})
+    with pytest.raises(RecipeError, match="learning_rat"):
+        training_arguments(recipe, tmp_path, None)
