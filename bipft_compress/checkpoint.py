@@ -255,6 +255,17 @@ def write_record(directory: Path, record: Record) -> None:
     write_atomically(directory / RECORD, json.dumps(values, indent=2))
 
 
+def model_from_config(config: transformers.PretrainedConfig) -> PreTrainedModel:
+    """A full-precision model of the class that `config` names, its weights without meaning."""
+    named: Any = getattr(transformers, (config.architectures or [""])[0], None)
+    model: PreTrainedModel
+    if named is None:
+        model = AutoModel.from_config(config, attn_implementation="eager")
+    else:
+        model = named._from_config(config, attn_implementation="eager")
+    return model.eval()
+
+
 def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Record]:
     """Read a binary checkpoint.
 
@@ -277,9 +288,7 @@ def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
             f"{path / WEIGHTS} does not match its checksum: it was truncated or changed; "
             "compress the checkpoint again."
         )
-    model_class = getattr(transformers, (config.architectures or [""])[0], AutoModel)
-    make = getattr(model_class, "_from_config", None) or model_class.from_config
-    model = make(config)
+    model = model_from_config(config)
     swap(model, record.recipe)
     load_state(model, path / WEIGHTS)
     return model.eval(), _load_tokenizer(path), record

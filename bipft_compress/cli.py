@@ -178,10 +178,14 @@ def evaluate(
     table.add_row("binary", f"{figures['compressed']:.4f}")
     table.add_row("averaged word embeddings", f"{figures['embedding_floor']:.4f}")
     console.print(table)
+    if figures["recovered"] is not None:
+        console.print(
+            f"The binary model recovers {figures['recovered']:.0%} of the distance from averaged "
+            "word embeddings to the original."
+        )
     console.print(
-        f"The binary model recovers {figures['recovered']:.0%} of the distance from averaged word "
-        f"embeddings to the original; its sentence embeddings have a mean cosine of "
-        f"{figures['similarity_to_original']:.3f} with the original's."
+        f"Its sentence embeddings have a mean cosine of {figures['similarity_to_original']:.3f} "
+        "with the original's."
     )
 
 
@@ -197,7 +201,10 @@ def report(
     recipe: Annotated[str, typer.Option(help="With --config: shipped name or YAML.")] = "default",
     rank: RankOption = None,
     batch: Annotated[int, typer.Option(help="Sequences at a time.", min=1)] = 1,
-    sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.", min=1)] = 128,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens a sequence: 128, or as many as the model allows.", min=1),
+    ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -6,16 +6,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from transformers import PretrainedConfig
 
 from bipft_compress import checkpoint
 from bipft_compress.checkpoint import Record
 from bipft_compress.convert.compress import compress
 from bipft_compress.errors import CheckpointError, UserError
+from bipft_compress.families import max_sequence_length
 from bipft_compress.files import check_output
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
-from bipft_compress.report import Report, RunFacts, report_from_config, write_report
+from bipft_compress.report import Report, RunFacts, build_report, report_from_config, write_report
 from bipft_compress.tasks.sts import (
     SentencePairs,
     embedding_floor,
@@ -99,7 +102,7 @@ def evaluate_sts(
         "full_precision": full,
         "compressed": ours,
         "embedding_floor": floor,
-        "recovered": (ours - floor) / (full - floor),
+        "recovered": (ours - floor) / (full - floor) if full != floor else None,
         "similarity_to_original": likeness(student, original, tokenizer, pairs.first).cosine,
         "pairs": len(pairs.scores),
         "data": Path(data).name,
@@ -114,7 +117,7 @@ def report_checkpoint(
     out: str | Path,
     *,
     batch: int = 1,
-    sequence_length: int = 128,
+    sequence_length: int | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Write the report of a binary checkpoint.
@@ -124,7 +127,9 @@ def report_checkpoint(
     """
     check_output(Path(out), overwrite)
     record = Record.read(Path(directory))
-    config = checkpoint.load_config(Path(directory))
+    with torch.device("meta"):
+        model = checkpoint.model_from_config(checkpoint.load_config(Path(directory)))
+    length = sequence_length or _usual_length(model.config)
     facts = RunFacts(
         checkpoint="/".join(Path(record.teacher).parts[-2:]),
         quality=record.quality,
@@ -132,11 +137,14 @@ def report_checkpoint(
         training=record.training,
         provenance=provenance(record.provenance, "report"),
     )
-    made = report_from_config(
-        config, record.recipe, batch=batch, sequence_length=sequence_length, run=facts
-    )
+    made = build_report(model, record.recipe, batch=batch, sequence_length=length, run=facts)
     write_report(made, Path(out))
     return made
+
+
+def _usual_length(config: PretrainedConfig) -> int:
+    """128 tokens, as in the papers, or as many as the model has positions for."""
+    return min(128, max_sequence_length(config))
 
 
 def report_config(
@@ -145,7 +153,7 @@ def report_config(
     out: str | Path,
     *,
     batch: int = 1,
-    sequence_length: int = 128,
+    sequence_length: int | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Write the report of what a recipe would save, from a ``config.json`` alone.
@@ -157,10 +165,9 @@ def report_config(
     if not Path(config).exists():
         raise CheckpointError(f"There is no file {config}: give the path of a config.json.")
     facts = RunFacts(checkpoint=Path(config).name, provenance=provenance({}, "report"))
-    made = report_from_config(
-        checkpoint.load_config(config), recipe, batch=batch, sequence_length=sequence_length,
-        run=facts,
-    )  # fmt: skip
+    architecture = checkpoint.load_config(config)
+    length = sequence_length or _usual_length(architecture)
+    made = report_from_config(architecture, recipe, batch=batch, sequence_length=length, run=facts)
     write_report(made, Path(out))
     return made
 

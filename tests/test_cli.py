@@ -55,10 +55,10 @@ def test_run_then_every_job_alone(call, make_checkpoint, recipe, corpus, tmp_pat
     lines = ["sentence1\tsentence2\tscore", *("\t".join(map(str, row)) for row in rows)]
     pairs.write_text("\n".join(lines))
     source, out = make_checkpoint("bert"), tmp_path / "run"
-    code, text, _ = call(
+    code, text, errors = call(
         "run", source, "--recipe", recipe, "--corpus", corpus, "--out", out, "--data", pairs
     )
-    assert code == 0
+    assert code == 0, errors
     assert "report.html" in text
     made = json.loads((out / "report" / "report.json").read_text())
     assert made["operations"]["ratio"] > 1
@@ -98,7 +98,9 @@ def test_recipes_are_listed(call):
     assert "demo" in text
 
 
-@pytest.mark.parametrize("command", ["compress", "pretrain", "evaluate", "report", "run", "recipes"])
+@pytest.mark.parametrize(
+    "command", ["compress", "pretrain", "evaluate", "report", "run", "recipes"]
+)
 def test_help_shows_an_example(call, command):
     code, text, _ = call(command, "--help")
     assert code == 0
@@ -131,7 +133,9 @@ class TestFaults:
     def test_gpt2(self, fails, tmp_path):
         config = GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=20)
         GPT2Model(config).save_pretrained(tmp_path / "gpt2")
-        fails("compress", tmp_path / "gpt2", "--out", tmp_path / "o", says="'gpt2' is not supported")
+        fails(
+            "compress", tmp_path / "gpt2", "--out", tmp_path / "o", says="'gpt2' is not supported"
+        )
 
     def test_no_weights(self, fails, make_checkpoint, tmp_path):
         source = make_checkpoint("bert")

@@ -17,7 +17,7 @@ from bipft_compress.convert.embedding_fit import fit_embedding
 from bipft_compress.convert.initialise import initialise
 from bipft_compress.convert.swap import Decision, swap
 from bipft_compress.errors import CorpusError
-from bipft_compress.families import Encoder, describe, get_module
+from bipft_compress.families import Encoder, describe, get_module, max_sequence_length
 from bipft_compress.nn import CompressedEmbedding
 from bipft_compress.recipe import Recipe, Text
 from bipft_compress.text.corpus import BUILTIN, read_documents
@@ -115,10 +115,8 @@ def _sequences(
     A start that has only seen full-length sequences is far worse on short ones than the other way
     round, so users of either get both.
     """
-    from bipft_compress.training.pretrain import max_sequence_length
-
     tokens = max(FREQUENCY_TOKENS, recipe.initialisation.calibration_tokens)
-    length = min(recipe.initialisation.sequence_length, max_sequence_length(model))
+    length = min(recipe.initialisation.sequence_length, max_sequence_length(model.config))
     found: list[list[int]] = []
     seen = 0
     for number, document in enumerate(read_documents(calibration)):

@@ -25,6 +25,9 @@ PILOT_TOKENS = 8192
 ATTENTION_TOKENS = 4096
 """Tokens that a layer's attention is fitted on: it has few parameters and many scores."""
 
+TOKENS_PER_INPUT = 20
+"""Where there are twice as many tokens for each input of a layer, every other batch is left out."""
+
 STAGES = (("query", "key", "value"), ("attention_output",), ("ffn_up",), ("ffn_down",))
 """Kinds that read the same input are fitted together."""
 
@@ -99,7 +102,10 @@ def _fit_stage(
 
     shift, scale = _calibrate(_pilot(student_input, len(ours)), first.bits)
     moments = LinearMoments(first.in_features, sum(layer.out_features for layer in binary))
-    for batch in range(len(ours)):
+    # Moments cost in_features^2 a token, and a few dozen tokens an input settle them.
+    tokens = sum(ours.hidden(batch)[..., 0].numel() for batch in range(len(ours)))
+    stride = max(1, tokens // (TOKENS_PER_INPUT * first.in_features))
+    for batch in range(0, len(ours), stride):
         x = student_input(batch)
         y = torch.cat([targets[batch][path].float().flatten(0, -2) for path in paths], 1)
         moments.update(x, signed_codes(x - shift, scale, first.bits), y)
@@ -114,9 +120,8 @@ def _fit_stage(
             weight.detach(),
             covariances.outputs(rows),
             rank=layer.rank,
-            refits=choices.refits,
-            sweeps=choices.sign_sweeps,
-            damping=choices.damping,
+            activation_scale=float(scale),
+            choices=choices,
         )
         with torch.no_grad():
             layer.shift.copy_(shift)

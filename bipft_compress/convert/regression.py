@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bipft_compress.recipe import Initialisation
+
 _CHUNK = 8192
 """Tokens that are gathered before their products are added."""
 
@@ -215,14 +217,51 @@ def descend_signs(signs: Tensor, scale: Tensor, target: Tensor, bb: Tensor, swee
     return w.to(signs.dtype)
 
 
+@dataclass
+class _State:
+    """A linear layer half fitted: what an estimator's start may look at."""
+
+    weight: Tensor
+    moments: Covariances
+    activation_scale: float
+    signs: Tensor
+    scale: Tensor
+
+    def regression(self, rank: int, damping: float) -> tuple[Tensor, Tensor]:
+        m = self.moments
+        residual = m.yx - self.scale.unsqueeze(1) * (self.signs @ m.bx)
+        return reduced_rank_regression(residual, m.xx, rank, damping)
+
+    def weight_svd(self, rank: int, damping: float) -> tuple[Tensor, Tensor]:
+        # What the signs leave of the weights, blind to the data (as in LoftQ, Li et al. 2023).
+        binary = self.signs * (self.scale / self.activation_scale).unsqueeze(1)
+        left, values, right = _leading_singular_vectors(self.weight - binary, rank)
+        return left * values.sqrt(), right * values.sqrt().unsqueeze(1)
+
+    def random(self, rank: int, damping: float) -> tuple[Tensor, Tensor]:
+        out, width = self.weight.shape
+        return torch.randn(out, rank).double() * 0.02, torch.randn(rank, width).double() * 0.02
+
+    def zero(self, rank: int, damping: float) -> tuple[Tensor, Tensor]:
+        # One factor must differ from zero, or neither would ever get a gradient.
+        return torch.zeros(len(self.weight), rank).double(), self.random(rank, damping)[1]
+
+
+_STARTS = {
+    "regression": _State.regression,
+    "weight-svd": _State.weight_svd,
+    "random": _State.random,
+    "zero": _State.zero,
+}
+
+
 def fit_linear(
     weight: Tensor,
     moments: Covariances,
     *,
     rank: int,
-    refits: int,
-    sweeps: int,
-    damping: float,
+    activation_scale: float,
+    choices: Initialisation,
 ) -> LinearFit:
     """Fit scales, signs, estimator and bias of a binary linear layer to its wanted output.
 
@@ -230,26 +269,27 @@ def fit_linear(
         weight: full-precision weight, (out, in); its signs are the start.
         moments: of the student's own input and the teacher's output for the same tokens.
         rank: of the estimator.
-        refits: rounds of refitting scales (and signs) and estimator in turn.
-        sweeps: see `descend_signs`; 0 keeps the signs of `weight`.
-        damping: see `reduced_rank_regression`.
+        activation_scale: what a code of 1 stands for, for starts that look at weights alone.
+        choices: the recipe's `initialisation` section.
     """
-    m = moments
-    signs = torch.where(weight >= 0, 1.0, -1.0).to(m.yx.dtype)
-    scale = least_squares_scale(signs, m.yb, m.bb)
-    up, down = reduced_rank_regression(
-        m.yx - scale.unsqueeze(1) * (signs @ m.bx), m.xx, rank, damping
-    )
-    for _ in range(refits):
+    m, weight = moments, weight.to(moments.yx.dtype)
+    signs = torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
+    by_magnitude = choices.scales == "magnitude"
+    scale = weight.abs().mean(1) * activation_scale
+    if not by_magnitude:
+        scale = least_squares_scale(signs, m.yb, m.bb)
+    state = _State(weight, m, activation_scale, signs, scale)
+    estimate = _STARTS[choices.method]
+    up, down = estimate(state, rank, choices.damping)
+    for _ in range(0 if by_magnitude else choices.refits):
         target = m.yb - up @ (down @ m.bx.T)
-        if sweeps:
-            signs = descend_signs(signs, scale, target, m.bb, sweeps)
-        scale = least_squares_scale(signs, target, m.bb)
-        residual = m.yx - scale.unsqueeze(1) * (signs @ m.bx)
-        up, down = reduced_rank_regression(residual, m.xx, rank, damping)
+        state.signs = descend_signs(state.signs, state.scale, target, m.bb, choices.sign_sweeps)
+        state.scale = least_squares_scale(state.signs, target, m.bb)
+        if choices.method in ("regression", "weight-svd"):
+            up, down = estimate(state, rank, choices.damping)
+    signs, scale = state.signs, state.scale
     bias = m.mean_y - scale * (signs @ m.mean_b) - up @ (down @ m.mean_x)
-    error = _error(m, signs, scale, up, down)
-    return LinearFit(signs, scale, bias, up, down, error)
+    return LinearFit(signs, scale, bias, up, down, _error(m, signs, scale, up, down))
 
 
 def _error(m: Covariances, signs: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> float:

@@ -7,6 +7,7 @@ from bipft_compress.families.encoder import (
     check_supported,
     describe,
     get_module,
+    max_sequence_length,
     set_module,
 )
 from bipft_compress.families.table import FAMILIES, Family
@@ -20,5 +21,6 @@ __all__ = [
     "check_supported",
     "describe",
     "get_module",
+    "max_sequence_length",
     "set_module",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from bipft_compress.errors import UnsupportedModelError
-from bipft_compress.families.table import FAMILIES, Family
+from bipft_compress.families.table import FAMILIES, POSITIONS_AFTER_PADDING, Family
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -79,6 +79,13 @@ def check_supported(config: PretrainedConfig) -> Family:
             "add_cross_attention in its config.json); only encoders can be made binary."
         )
     return FAMILIES[model_type]
+
+
+def max_sequence_length(config: PretrainedConfig) -> int:
+    """Longest sequence, in tokens, that a model's position embeddings allow."""
+    # The positions of RoBERTa and its kin begin after the padding index.
+    offset = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
+    return int(config.max_position_embeddings) - offset
 
 
 def describe(model: PreTrainedModel) -> Encoder:

@@ -65,3 +65,6 @@ FAMILIES: dict[str, Family] = {
     "distilbert": DISTILBERT,
 }
 """Model type, as in ``config.json``, to the paths of its modules."""
+
+POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
+"""Model types whose first position is the one after the padding index."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 def sign(x: Tensor) -> Tensor:
     """+1 where ``x >= 0`` (also at -0.0), else -1; same shape and dtype as `x`. Never 0."""
-    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    # Several times faster than torch.where on a CPU; adding 0.0 turns -0.0 into 0.0.
+    return torch.copysign(torch.ones((), dtype=x.dtype, device=x.device), x + 0.0)
 
 
 def signed_codes(s: Tensor, scale: Tensor, bits: int) -> Tensor:

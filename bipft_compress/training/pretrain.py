@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from bipft_compress import checkpoint
 from bipft_compress.checkpoint import Record
 from bipft_compress.errors import OutputError, RecipeError, TrainingError
-from bipft_compress.families import describe
+from bipft_compress.families import describe, max_sequence_length
 from bipft_compress.files import check_output, storage_faults
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
@@ -139,21 +139,13 @@ def train(
 
 
 def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:
-    largest = max_sequence_length(model)
+    # A next-sentence pair has one separator more than the sequence it was cut from.
+    largest = max_sequence_length(model.config) - bool(recipe.objective.nsp)
     if recipe.text.sequence_length > largest:
         raise RecipeError(
             f"text.sequence_length = {recipe.text.sequence_length} is more than the "
             f"{largest} tokens this model has positions for."
         )
-
-
-def max_sequence_length(model: PreTrainedModel) -> int:
-    """Longest sequence, in tokens, that the model's position embeddings allow."""
-    config = model.config
-    # RoBERTa's positions begin after the padding index.
-    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    offset = config.pad_token_id + 1 if config.model_type == "camembert" else offset
-    return int(config.max_position_embeddings) - offset
 
 
 def _without_dropout(model: PreTrainedModel) -> None:

@@ -16,6 +16,7 @@ from bipft_compress.convert.regression import (
     least_squares_scale,
     reduced_rank_regression,
 )
+from bipft_compress.recipe import Initialisation
 
 TINY = 1e-12
 
@@ -41,6 +42,11 @@ def _moments(x, b, y) -> regression.Covariances:
 
 def _centred(*tensors):
     return tuple((t - t.mean(0)).numpy() for t in tensors)
+
+
+def _fit(weight, moments, *, rank, refits, sweeps, damping, scale=1.0, **choices):
+    chosen = Initialisation(refits=refits, sign_sweeps=sweeps, damping=damping, **choices)
+    return fit_linear(weight, moments, rank=rank, activation_scale=scale, choices=chosen)
 
 
 @pytest.mark.parametrize(("width", "out"), [(9, 7), (6, 11)])
@@ -110,7 +116,7 @@ def test_a_constant_input_is_survived():
     x, _, y, weight = _data()
     x[:, 3] = 5.0
     m = _moments(x, torch.where(x >= 0, 1.0, -1.0).double(), y)
-    fit = fit_linear(weight, m, rank=2, refits=2, sweeps=1, damping=1e-3)
+    fit = _fit(weight, m, rank=2, refits=2, sweeps=1, damping=1e-3)
     for name in ("scale", "bias", "up", "down"):
         assert torch.isfinite(getattr(fit, name)).all(), name
 
@@ -179,7 +185,7 @@ def _direct_error(fit, x, b, y) -> float:
 @pytest.mark.parametrize("sweeps", [0, 2])
 def test_reported_error_is_the_error_on_the_data(rank, sweeps):
     x, b, y, weight = _data()
-    fit = fit_linear(weight, _moments(x, b, y), rank=rank, refits=2, sweeps=sweeps, damping=1e-3)
+    fit = _fit(weight, _moments(x, b, y), rank=rank, refits=2, sweeps=sweeps, damping=1e-3)
     assert fit.error == pytest.approx(_direct_error(fit, x, b, y), rel=1e-9)
     assert 0 < fit.error < 1
     # The bias takes the mean of what is left.
@@ -193,7 +199,7 @@ def test_more_freedom_never_hurts():
 
     def error(**options):
         chosen = {"rank": 1, "refits": 2, "sweeps": 0, "damping": TINY} | options
-        return fit_linear(weight, m, **chosen).error
+        return _fit(weight, m, **chosen).error
 
     by_rank = [error(rank=rank) for rank in (0, 1, 2, 4, 7)]
     assert by_rank == sorted(by_rank, reverse=True)
@@ -207,7 +213,7 @@ def test_more_freedom_never_hurts():
 def test_signs_start_from_the_weights():
     x, b, y, weight = _data()
     weight[0, 0], weight[1, 1] = 0.0, -0.0
-    fit = fit_linear(weight, _moments(x, b, y), rank=0, refits=2, sweeps=0, damping=1e-3)
+    fit = _fit(weight, _moments(x, b, y), rank=0, refits=2, sweeps=0, damping=1e-3)
     assert torch.equal(fit.signs, torch.where(weight >= 0, 1.0, -1.0).double())
     assert fit.signs[0, 0] == fit.signs[1, 1] == 1
 
@@ -231,9 +237,56 @@ def test_layers_that_share_an_input_fit_as_if_alone():
     x, b, y, weight = _data()
     shared = _moments(x, b, y)
     options = {"rank": 2, "refits": 2, "sweeps": 1, "damping": 1e-3}
-    part = fit_linear(weight[3:], shared.outputs(slice(3, 7)), **options)
-    alone = fit_linear(weight[3:], _moments(x, b, y[:, 3:]), **options)
+    part = _fit(weight[3:], shared.outputs(slice(3, 7)), **options)
+    alone = _fit(weight[3:], _moments(x, b, y[:, 3:]), **options)
     assert torch.equal(part.signs, alone.signs)
     torch.testing.assert_close(part.scale, alone.scale)
     torch.testing.assert_close(part.up @ part.down, alone.up @ alone.down)
     assert part.error == pytest.approx(alone.error)
+
+
+def _fit_plain(weight, moments, **choices):
+    return _fit(weight, moments, rank=2, refits=0, sweeps=0, damping=1e-3, **choices)
+
+
+def test_weight_svd_is_the_best_low_rank_copy_of_what_the_signs_leave():
+    x, b, y, weight = _data()
+    fit = _fit_plain(weight, _moments(x, b, y), method="weight-svd", scale=0.5)
+    signs = torch.where(weight >= 0, 1.0, -1.0).double()
+    left = weight - signs * (fit.scale / 0.5).unsqueeze(1)
+    missed = torch.linalg.matrix_norm(left - fit.up @ fit.down).square()
+    values = torch.linalg.svdvals(left)
+    torch.testing.assert_close(missed, values[2:].square().sum())
+
+
+def test_zero_adds_nothing_yet_can_learn():
+    x, b, y, weight = _data()
+    fit = _fit_plain(weight, _moments(x, b, y), method="zero")
+    assert (fit.up @ fit.down).abs().max() == 0
+    assert fit.down.abs().min() > 0
+
+
+def test_random_is_drawn_once_and_follows_the_seed():
+    x, b, y, weight = _data()
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(_fit_plain(weight, _moments(x, b, y), method="random").up)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_magnitude_scales_are_the_papers():
+    x, b, y, weight = _data()
+    fit = _fit_plain(weight, _moments(x, b, y), scales="magnitude", method="zero", scale=0.5)
+    torch.testing.assert_close(fit.scale, 0.5 * weight.abs().mean(1).double())
+
+
+def test_regression_beats_the_other_starts():
+    x, b, y, weight = _data()
+    m = _moments(x, b, y)
+    error = {
+        method: _fit_plain(weight, m, method=method).error
+        for method in ("regression", "weight-svd", "random", "zero")
+    }
+    assert min(error, key=error.get) == "regression"

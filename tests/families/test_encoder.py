@@ -14,6 +14,7 @@ from bipft_compress.families import (
     check_supported,
     describe,
     get_module,
+    max_sequence_length,
     set_module,
 )
 
@@ -119,3 +120,9 @@ def test_set_module():
     assert get_module(root, "0.0") is new
     set_module(root, "1", nn.Tanh())
     assert isinstance(root[1], nn.Tanh)
+
+
+def test_positions_of_roberta_begin_after_the_padding(make_model):
+    assert max_sequence_length(make_model("bert").config) == 40
+    for family in ("roberta", "xlm-roberta", "camembert"):
+        assert max_sequence_length(make_model(family).config) == 38
