@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bipft_compress.jobs import compress_checkpoint
     from bipft_compress.jobs import report_checkpoint as report
     from bipft_compress.recipe import Recipe
-    from bipft_compress.report import build_report
+    from bipft_compress.reporting import build_report
     from bipft_compress.training.pretrain import pretrain, train
 
 __version__ = version("bipft-compress")
@@ -29,7 +29,7 @@ _PUBLIC = {
     "Compressed": "bipft_compress.convert.compress:Compressed",
     "Recipe": "bipft_compress.recipe:Recipe",
     "UserError": "bipft_compress.errors:UserError",
-    "build_report": "bipft_compress.report:build_report",
+    "build_report": "bipft_compress.reporting:build_report",
     "compress": "bipft_compress.convert.compress:compress",
     "compress_checkpoint": "bipft_compress.jobs:compress_checkpoint",
     "load": "bipft_compress.checkpoint:load",
@@ -58,6 +58,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'bipft_compress' has no attribute {name!r}")
     module, _, attribute = _PUBLIC[name].partition(":")
     value = getattr(import_module(module), attribute)
-    # Without this, `bipft_compress.report` would later be the subpackage of that name.
+    # Without this, `bipft_compress.reporting` would later be the subpackage of that name.
     globals()[name] = value
     return value

@@ -215,7 +215,7 @@ def report(
     """
     from bipft_compress import jobs
     from bipft_compress.recipe import Recipe
-    from bipft_compress.report import render_table
+    from bipft_compress.reporting import render_table
 
     set_up(to_stderr=as_json)
     if (directory is None) == (config is None):
@@ -259,7 +259,7 @@ def run(
     """
     from bipft_compress import jobs
     from bipft_compress.recipe import Recipe
-    from bipft_compress.report import render_table
+    from bipft_compress.reporting import render_table
 
     shown = set_up(quiet)
     chosen = Recipe.load(recipe).with_rank(rank)

@@ -203,3 +203,12 @@ def test_fault_of_ours_is_exit_code_1(call, monkeypatch, capfd):
     code, _, err = call("recipes")
     assert code == 1
     assert "fault of bipft-compress (ZeroDivisionError)" in " ".join(err.split())
+
+
+def test_public_names_are_callable_in_any_order():
+    """`report` is a function, whatever was imported before it."""
+    code = (
+        "import bipft_compress.reporting, bipft_compress as b;"
+        "assert all(callable(getattr(b, name)) for name in b.__all__)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -203,7 +203,7 @@ def descend_signs(signs: Tensor, scale: Tensor, target: Tensor, bb: Tensor, swee
         flips = 0
         for k in range(w.shape[1]):
             old = w[:, k]
-            # The derivative of half the error, without w_k's own part: its sign is what w_k opposes.
+            # Slope of half the error without w_k's own part: w_k takes the opposite sign.
             slope = scale * (scale * (product[:, k] - old * diagonal[k]) - target[:, k])
             wanted = torch.where(slope > 0, -1.0, torch.where(slope < 0, 1.0, old))
             turned = (wanted != old).nonzero().squeeze(1)

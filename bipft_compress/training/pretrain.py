@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from rich.console import Console
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -251,19 +253,11 @@ def pretrain(
     record.recipe = shown
     record.training += [point | {"tokens": point["tokens"] + offset} for point in points]
     record.provenance = provenance(record.provenance, "pretrain")
-    return _finish(target, work, student, tokenizer, record, overwrite)
-
-
-def _finish(
-    target: Path,
-    work: Path,
-    student: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    record: Record,
-    overwrite: bool,
-) -> Record:
-    import shutil
-
-    checkpoint.save(target, student, tokenizer, record, overwrite)
-    shutil.rmtree(work, ignore_errors=True)
+    # Of several processes (accelerate launch) one writes, and the others wait for it.
+    processes = PartialState()
+    if processes.is_main_process:
+        checkpoint.save(target, student, tokenizer, record, overwrite)
+        shutil.rmtree(work, ignore_errors=True)
+    processes.wait_for_everyone()
     return record
+

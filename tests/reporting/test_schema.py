@@ -3,7 +3,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from bipft_compress.report import Report, report_json_schema
+from bipft_compress.reporting import Report, report_json_schema
 
 
 def test_json_comes_back_the_same(report):

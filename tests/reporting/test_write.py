@@ -3,8 +3,8 @@ import os
 import pytest
 
 from bipft_compress.errors import OutputError
-from bipft_compress.report import Report, write_report
-from bipft_compress.report import write as module
+from bipft_compress.reporting import Report, write_report
+from bipft_compress.reporting import write as module
 
 NAMES = {"report.json", "report.md", "report.html"}
 

@@ -2,7 +2,7 @@ import pytest
 from transformers import BertConfig
 
 from bipft_compress.recipe import Recipe
-from bipft_compress.report import report_from_config
+from bipft_compress.reporting import report_from_config
 
 # The tiny model: batch, length, tokens, width, feed-forward width, heads, head width, layers.
 B, T, N, H, F, A, D, L = 2, 7, 14, 36, 50, 3, 12, 2

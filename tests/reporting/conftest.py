@@ -3,7 +3,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from bipft_compress.recipe import Recipe
-from bipft_compress.report import RunFacts, report_from_config
+from bipft_compress.reporting import RunFacts, report_from_config
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from bipft_compress.recipe import Recipe
-from bipft_compress.report import (
+from bipft_compress.reporting import (
     RunFacts,
     TrainingPoint,
     render_html,
@@ -14,7 +14,7 @@ from bipft_compress.report import (
     render_table,
     report_from_config,
 )
-from bipft_compress.report.units import Unit, flops_unit, size_unit
+from bipft_compress.reporting.units import Unit, flops_unit, size_unit
 
 
 class Page(HTMLParser):

@@ -18,7 +18,7 @@ from transformers import (
 from bipft_compress.convert.swap import swap
 from bipft_compress.errors import RecipeError, UnsupportedModelError, UserError
 from bipft_compress.recipe import Recipe
-from bipft_compress.report import RunFacts, build_report, report_from_config
+from bipft_compress.reporting import RunFacts, build_report, report_from_config
 
 FAMILIES = {
     "roberta": RobertaConfig(

@@ -1,7 +1,7 @@
 from transformers import BertForMaskedLM
 
 from bipft_compress.recipe import Recipe
-from bipft_compress.report import build_report, report_from_config
+from bipft_compress.reporting import build_report, report_from_config
 
 
 def test_bert_base_as_published(bert_base):

@@ -1,0 +1,153 @@
+"""Builds a report from a model or from a configuration alone."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PretrainedConfig
+
+from bipft_compress.convert.swap import swap
+from bipft_compress.errors import UserError
+from bipft_compress.families import check_supported, describe, get_module
+from bipft_compress.nn import BinaryLinear
+from bipft_compress.provenance import provenance
+from bipft_compress.recipe import Recipe
+from bipft_compress.reporting.memory import FULL_BYTES, count_memory
+from bipft_compress.reporting.operations import count_operations
+from bipft_compress.reporting.papers import papers_convention
+from bipft_compress.reporting.schema import ModelFacts, Report, RunFacts, Swapped
+from bipft_compress.reporting.shapes import read_shape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def build_report(
+    model_or_shape: PreTrainedModel | PretrainedConfig,
+    recipe: Recipe,
+    *,
+    batch: int = 1,
+    sequence_length: int = 128,
+    run: RunFacts | None = None,
+) -> Report:
+    """Count what `recipe` makes of a model.
+
+    Args:
+        model_or_shape: a model in full precision, a model already made binary (its own ranks and
+            bits are counted then, not the recipe's), or a configuration. Never changed.
+        recipe: choices of the compression.
+        batch: sequences of the forward pass to count.
+        sequence_length: tokens of a sequence.
+        run: what was measured; without it the report has the counts alone.
+
+    Raises:
+        UserError: a batch or length below 1, or a length that the model has no positions for.
+        UnsupportedModelError: an architecture that cannot be made binary.
+        RecipeError: a rank larger than a layer.
+    """
+    if isinstance(model_or_shape, PretrainedConfig):
+        return report_from_config(
+            model_or_shape, recipe, batch=batch, sequence_length=sequence_length, run=run
+        )
+    run = run or RunFacts()
+    config = model_or_shape.config
+    check_supported(config)
+    _check_size(config, batch, sequence_length)
+    model = _on_meta(model_or_shape)
+    swapped = run.swapped
+    if any(isinstance(module, BinaryLinear) for module in model.modules()):
+        encoder = describe(model)
+        if swapped is None:
+            with torch.device("meta"):
+                original = type(model)(copy.deepcopy(config))
+            swapped = _decisions(original, recipe)
+    else:
+        decided = _decisions(model, recipe)
+        swapped = decided if swapped is None else swapped
+        encoder = describe(model)
+    shape = read_shape(model, encoder, batch, sequence_length)
+    memory = count_memory(model, encoder, recipe)
+    word: Any = get_module(model, encoder.word_embeddings)
+    vocabulary, parameters = word.num_embeddings, memory.full_precision_bytes // FULL_BYTES
+    return Report(
+        model=ModelFacts(
+            checkpoint=run.checkpoint,
+            type=config.model_type,
+            architecture=type(model_or_shape).__name__,
+            layers=len(encoder.layers),
+            hidden_size=encoder.hidden_size,
+            intermediate_size=shape.layers[0].linears["ffn_up"].outputs,
+            heads=encoder.heads,
+            head_dim=encoder.head_dim,
+            vocabulary=vocabulary,
+            activation=shape.activation,
+            parameters=parameters,
+        ),
+        recipe=recipe.model_dump(),
+        batch=batch,
+        sequence_length=sequence_length,
+        operations=count_operations(shape),
+        memory=memory,
+        papers_convention=papers_convention(shape, vocabulary, parameters),
+        quality=run.quality,
+        layer_errors=run.layer_errors,
+        training=run.training,
+        swapped=swapped,
+        provenance=run.provenance or provenance({}, "report"),
+    )
+
+
+def report_from_config(
+    config: PretrainedConfig,
+    recipe: Recipe,
+    *,
+    batch: int = 1,
+    sequence_length: int = 128,
+    run: RunFacts | None = None,
+) -> Report:
+    """`build_report` of the encoder (`AutoModel`) of a configuration; needs no weights."""
+    check_supported(config)
+    return build_report(
+        _empty(config), recipe, batch=batch, sequence_length=sequence_length, run=run
+    )
+
+
+def _check_size(config: PretrainedConfig, batch: int, sequence_length: int) -> None:
+    if batch < 1 or sequence_length < 1:
+        raise UserError(
+            f"batch = {batch} and sequence_length = {sequence_length} must both be 1 or more."
+        )
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and sequence_length > longest:
+        raise UserError(
+            f"sequence_length = {sequence_length} is more than the {longest} positions of this "
+            "model; use a shorter one."
+        )
+
+
+def _empty(config: PretrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModel.from_config(copy.deepcopy(config))
+    return model
+
+
+def _on_meta(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of `model` without its numbers: as cheap as its module tree, ties kept."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def _decisions(model: PreTrainedModel, recipe: Recipe) -> list[Swapped]:
+    """Swap `model`, which is on the meta device, in place; what was decided for each module."""
+    _, decisions = swap(model, recipe)
+    # Modules that the swap creates may be on the CPU; a forward pass wants one device.
+    nn.Module.to(model, "meta")
+    return [Swapped.model_validate(decision.to_dict()) for decision in decisions]

@@ -1,0 +1,30 @@
+"""The pieces a report is made of, whatever they are rendered to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A header, rows, and for each column ``l`` or ``r``: its alignment."""
+
+    header: Row
+    align: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title with any of: paragraphs, a figure, a table, a list, verbatim text."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    figure: str | None = None
+    table: Table | None = None
+    items: tuple[str, ...] = ()
+    verbatim: str | None = None
+    folded: bool = False
+    """Long and rarely read: HTML shows its title only, until it is opened."""

@@ -1,0 +1,41 @@
+"""The report as Markdown."""
+
+from __future__ import annotations
+
+from bipft_compress.reporting.layout import Section, Table
+from bipft_compress.reporting.schema import Report
+from bipft_compress.reporting.sections import sections, title
+
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~"})
+
+
+def render_markdown(report: Report) -> str:
+    """The whole report, with tables in GitHub's flavour; names and notes are escaped."""
+    blocks = [f"# {_escape(title(report))}"]
+    for section in sections(report):
+        blocks += _section(section)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _section(section: Section) -> list[str]:
+    blocks = [f"## {_escape(section.title)}"]
+    blocks += [_escape(paragraph) for paragraph in section.text]
+    if section.table is not None:
+        blocks.append(_table(section.table))
+    if section.items:
+        blocks.append("\n".join(f"- {_escape(item)}" for item in section.items))
+    if section.verbatim is not None:
+        # Indented code cannot be closed by anything that the text contains.
+        blocks.append("\n".join(f"    {line}" for line in section.verbatim.splitlines()))
+    return blocks
+
+
+def _table(table: Table) -> str:
+    rule = ["---:" if side == "r" else "---" for side in table.align]
+    rows = [[_escape(cell) for cell in row] for row in (table.header, *table.rows)]
+    lines = [rows[0], rule, *rows[1:]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.split()).translate(_SPECIAL)

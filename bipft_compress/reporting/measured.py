@@ -1,0 +1,76 @@
+"""Sections on what was measured: quality, errors and training."""
+
+from __future__ import annotations
+
+from bipft_compress.reporting import units
+from bipft_compress.reporting.layout import Row, Section, Table
+from bipft_compress.reporting.schema import Report, TrainingPoint
+
+_TRAINING_ROWS = 10
+
+
+def quality_section(report: Report) -> Section:
+    """Measures of quality."""
+    rows: list[Row] = []
+    for name, score in report.quality.items():
+        recovered = "-" if score.recovered is None else f"{100 * score.recovered:.1f} %"
+        values = (score.full_precision, score.compressed, score.embedding_floor)
+        rows.append((name, *(units.measure(value) for value in values), recovered))
+    return Section(
+        "Quality",
+        (
+            "Embedding floor: what the word embeddings alone give. Recovered: share of the way "
+            "from there to full precision.",
+        ),
+        table=Table(
+            ("measure", "full precision", "compressed", "embedding floor", "recovered"),
+            "lrrrr",
+            rows,
+        ),
+        items=tuple(
+            f"{name}, {key.replace('_', ' ')}: {_shown(value)}"
+            for name, score in report.quality.items()
+            for key, value in (score.model_extra or {}).items()
+        ),
+    )
+
+
+def _shown(value: float | str) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def errors_section(report: Report) -> Section:
+    """Error of each layer, with its figure."""
+    rows: list[Row] = [
+        (str(layer), units.measure(error)) for layer, error in enumerate(report.layer_errors, 1)
+    ]
+    return Section(
+        "Error of each layer",
+        (
+            "Squared error of a layer's output over the variance of the original's, right after "
+            "the conversion.",
+        ),
+        figure="errors",
+        table=Table(("layer", "error"), "rr", rows),
+    )
+
+
+def training_section(points: list[TrainingPoint]) -> Section:
+    """The course of training, with its figure."""
+    # Evenly spaced, first and last among them: the whole log is in report.json.
+    last = len(points) - 1
+    chosen = sorted({round(i * last / (_TRAINING_ROWS - 1)) for i in range(_TRAINING_ROWS)})
+    terms = list(dict.fromkeys(name for point in points for name in point.terms))
+    rows: list[Row] = []
+    for point in (points[index] for index in chosen):
+        values = [f"{point.loss:.4f}", *(units.measure(point.terms.get(name)) for name in terms)]
+        rate = "-" if point.learning_rate is None else f"{point.learning_rate:.2e}"
+        rows.append((units.count(point.step), units.count(point.tokens), *values, rate))
+    return Section(
+        "Training",
+        (f"{len(rows)} of {len(points)} logged steps.",),
+        figure="training",
+        table=Table(
+            ("step", "tokens", "loss", *terms, "learning rate"), "r" * (4 + len(terms)), rows
+        ),
+    )

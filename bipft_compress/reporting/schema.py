@@ -1,0 +1,217 @@
+"""The report as data: every field of ``report.json``, typed and described."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Score(_Section):
+    """One measure of quality, before and after; other numbers may stand beside the named ones."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float | str] = Field(init=False)
+
+    full_precision: float = Field(description="Of the model as it was.")
+    compressed: float = Field(description="Of the binary model.")
+    embedding_floor: float | None = Field(
+        None, description="What the word embeddings alone give, with no encoder."
+    )
+    recovered: float | None = Field(
+        None, description="Share of the distance from the floor to full precision."
+    )
+
+
+class TrainingPoint(_Section):
+    """One logged step of training."""
+
+    step: int = Field(ge=0, description="Optimizer steps so far.")
+    tokens: int = Field(ge=0, description="Tokens trained on so far.")
+    loss: float = Field(description="The weighted sum of the terms.")
+    terms: dict[str, float] = Field(
+        default_factory=dict, description="Loss term to its value, before weighting."
+    )
+    learning_rate: float | None = Field(None, description="At this step.")
+
+
+class Swapped(_Section):
+    """What happened to one module of the original model."""
+
+    module: str = Field(description="Path in the model.")
+    kind: str = Field(description="What the module is.")
+    parameters: int = Field(ge=0, description="Numbers it held.")
+    action: str = Field(description="binary, coded, rounded or kept.")
+    reason: str = Field(description="Why, in words.")
+
+
+class RunFacts(_Section):
+    """What only the run knows; a report without it has the counts alone."""
+
+    checkpoint: str | None = Field(None, description="Name of the original checkpoint.")
+    quality: dict[str, Score] = Field(default_factory=dict, description="Measure to its scores.")
+    layer_errors: list[float] = Field(
+        default_factory=list,
+        description="Squared error of each encoder layer's output over the teacher's variance, "
+        "right after the conversion.",
+    )
+    training: list[TrainingPoint] = Field(default_factory=list, description="Logged steps.")
+    swapped: list[Swapped] | None = Field(
+        None, description="Decisions of the conversion; worked out again where absent."
+    )
+    provenance: dict[str, dict[str, Any]] | None = Field(
+        None, description="Job to its facts; collected where absent."
+    )
+
+
+class ModelFacts(_Section):
+    """The original model."""
+
+    checkpoint: str | None = Field(description="Its name, where known.")
+    type: str = Field(description="model_type of its configuration.")
+    architecture: str = Field(description="Class that was counted.")
+    layers: int = Field(description="Encoder layers.")
+    hidden_size: int = Field(description="Width of the residual stream.")
+    intermediate_size: int = Field(description="Width inside the feed-forward network.")
+    heads: int = Field(description="Attention heads of a layer.")
+    head_dim: int = Field(description="Width of a head.")
+    vocabulary: int = Field(description="Rows of the word embeddings.")
+    activation: str = Field(description="Activation function of the feed-forward network.")
+    parameters: int = Field(description="Numbers of the original, shared ones once.")
+
+
+class OperationPart(_Section):
+    """One product, or one kind of elementwise arithmetic, of one module."""
+
+    name: str = Field(description="Module path, with what it does in brackets.")
+    kind: str = Field(
+        description="linear, attention, estimator, softmax, activation, layer_norm, epilogue, "
+        "thresholds, embeddings, pooler or head."
+    )
+    bits: str = Field(
+        description="Widths of the compressed product's operands as 1x1, or 32x32 for full "
+        "precision; elementwise or integer where there is no product."
+    )
+    macs: int = Field(0, ge=0, description="Multiply-accumulates, whatever their width.")
+    full_precision: float = Field(ge=0, description="FLOPs of the original.")
+    compressed: float = Field(ge=0, description="FLOPs of the binary model.")
+    integer_comparisons: int = Field(0, ge=0, description="Of the binary model; no FLOPs.")
+    note: str = Field("", description="Why it costs what it costs.")
+
+
+class Count(_Section):
+    """A sum over parts."""
+
+    macs: int = Field(description="Multiply-accumulates, whatever their width.")
+    full_precision: float = Field(description="FLOPs of the original.")
+    compressed: float = Field(description="FLOPs of the binary model.")
+
+
+class ExactCount(_Section):
+    """Operations as they are, before any convention turns them into FLOPs."""
+
+    macs: dict[str, int] = Field(description="Widths of the operands to multiply-accumulates.")
+    integer_comparisons: int = Field(description="Accumulators compared with thresholds.")
+    elementwise_flops: int = Field(description="Floating-point arithmetic outside products.")
+
+
+class Operations(_Section):
+    """Operations of one forward pass."""
+
+    full_precision: float = Field(description="FLOPs of the original.")
+    compressed: float = Field(description="FLOPs of the binary model, 64 bit products to one.")
+    ratio: float = Field(description="full_precision / compressed.")
+    by_kind: dict[str, Count] = Field(description="Kind to its sum.")
+    by_bits: dict[str, ExactCount] = Field(description="full_precision and compressed, exactly.")
+    left_out: list[str] = Field(description="What the counts leave out, in sentences.")
+    parts: list[OperationPart] = Field(description="Everything counted.")
+
+
+class MemoryPart(_Section):
+    """Stored numbers of one module."""
+
+    name: str = Field(description="Module path, with what it is in brackets.")
+    kind: str = Field(
+        description="linear_weights, word_embeddings, position_embeddings, pooler, head, "
+        "estimators or vectors."
+    )
+    full_precision_bytes: int = Field(ge=0, description="In the original.")
+    compressed_bytes: int = Field(ge=0, description="In the packed model.")
+    bits_per_weight: float | None = Field(
+        description="Packed bits a number of the part; null where it has none."
+    )
+    note: str = Field("", description="How it is stored.")
+
+
+class ByteCount(_Section):
+    """A sum over parts."""
+
+    full_precision_bytes: int = Field(description="In the original.")
+    compressed_bytes: int = Field(description="In the packed model.")
+
+
+class Memory(_Section):
+    """Bytes of the weights."""
+
+    full_precision_bytes: int = Field(description="Of the original, 4 bytes a number.")
+    compressed_bytes: int = Field(description="Of the packed model.")
+    ratio: float = Field(description="full_precision_bytes / compressed_bytes.")
+    by_kind: dict[str, ByteCount] = Field(description="Kind to its sum.")
+    left_out: list[str] = Field(description="What the counts leave out, in sentences.")
+    parts: list[MemoryPart] = Field(description="Everything counted.")
+
+
+class PapersPart(_Section):
+    """One line of the papers' own account."""
+
+    name: str = Field(description="What it is.")
+    operations_full_precision: float | None = Field(None, description="FLOPs.")
+    operations_compressed: float | None = Field(None, description="FLOPs.")
+    memory_full_precision_bytes: int | None = Field(None, description="Bytes.")
+    memory_compressed_bytes: int | None = Field(None, description="Bytes.")
+
+
+class PapersConvention(_Section):
+    """What the papers would print for this geometry and these bits, without estimators."""
+
+    operations_full_precision: float = Field(description="FLOPs.")
+    operations_compressed: float = Field(description="FLOPs.")
+    memory_full_precision_bytes: int = Field(description="Bytes; the papers' MB are MiB.")
+    memory_compressed_bytes: int = Field(description="Bytes; the papers' MB are MiB.")
+    parts: list[PapersPart] = Field(description="What the sums are made of.")
+    left_out: list[str] = Field(description="What the papers leave out, in sentences.")
+
+
+class Report(_Section):
+    """A compression, counted and described: the contents of ``report.json``."""
+
+    schema_version: Literal[1] = Field(SCHEMA_VERSION, description="Of this layout.")
+    model: ModelFacts = Field(description="The original model.")
+    recipe: dict[str, Any] = Field(description="Every choice of the compression.")
+    batch: int = Field(ge=1, description="Sequences of the forward pass counted.")
+    sequence_length: int = Field(ge=1, description="Tokens of a sequence.")
+    operations: Operations = Field(description="Operations of one forward pass.")
+    memory: Memory = Field(description="Bytes of the weights.")
+    papers_convention: PapersConvention = Field(description="The papers' own account.")
+    quality: dict[str, Score] = Field(description="Measure to its scores; may be empty.")
+    layer_errors: list[float] = Field(
+        description="Squared error of each encoder layer's output over the teacher's variance, "
+        "right after the conversion."
+    )
+    training: list[TrainingPoint] = Field(description="Logged steps; may be empty.")
+    swapped: list[Swapped] = Field(description="What happened to every module with parameters.")
+    provenance: dict[str, dict[str, Any]] = Field(
+        description="Job (compress, pretrain, report) to its facts: command, package_version, "
+        "torch_version, git_commit, date, machine, seed and others."
+    )
+
+
+def report_json_schema() -> dict[str, Any]:
+    """The JSON Schema of ``report.json``."""
+    return Report.model_json_schema()

@@ -1,0 +1,98 @@
+"""What a report says, in order: the one content that Markdown and HTML both show."""
+
+from __future__ import annotations
+
+from bipft_compress.reporting import units
+from bipft_compress.reporting.counted import (
+    bits_section,
+    memory_section,
+    operations_section,
+    papers_section,
+)
+from bipft_compress.reporting.layout import Row, Section, Table
+from bipft_compress.reporting.measured import errors_section, quality_section, training_section
+from bipft_compress.reporting.origins import (
+    again_section,
+    left_out_section,
+    modules_section,
+    recipe_section,
+    swapped_section,
+)
+from bipft_compress.reporting.schema import Report, Score
+
+
+def title(report: Report) -> str:
+    """What the report is about."""
+    return f"Compression report: {report.model.checkpoint or report.model.architecture}"
+
+
+def headline(report: Report) -> Table:
+    """Before and after in a few rows."""
+    operations, memory = report.operations, report.memory
+    # One unit a row: 22.5 and 0.385 GFLOPs can be compared at a glance.
+    flops = units.flops_unit(operations.full_precision)
+    size = units.size_unit(memory.full_precision_bytes)
+    rows: list[Row] = [
+        (
+            "operations",
+            _with_unit(flops, operations.full_precision),
+            _with_unit(flops, operations.compressed),
+            f"{units.ratio(operations.ratio)} fewer",
+        ),
+        (
+            "memory",
+            _with_unit(size, memory.full_precision_bytes),
+            _with_unit(size, memory.compressed_bytes),
+            f"{units.ratio(memory.ratio)} less",
+        ),
+    ]
+    for name, score in report.quality.items():
+        rows.append(
+            (
+                name,
+                units.measure(score.full_precision),
+                units.measure(score.compressed),
+                _kept(score),
+            )
+        )
+    return Table(("", "full precision", "compressed", "change"), "lrrr", rows)
+
+
+def _with_unit(unit: units.Unit, value: float) -> str:
+    return f"{unit.show(value)} {unit.name}"
+
+
+def _kept(score: Score) -> str:
+    if score.recovered is not None:
+        return (
+            f"{100 * score.recovered:.0f} % of the way from {units.measure(score.embedding_floor)}"
+        )
+    return f"{score.compressed - score.full_precision:+.4f}"
+
+
+def sections(report: Report) -> list[Section]:
+    """Every section that has something to say."""
+    model = report.model
+    facts = (
+        f"{model.architecture} ({model.type}): {model.layers} layers of width "
+        f"{model.hidden_size:,}, {model.heads} heads of {model.head_dim}, feed-forward width "
+        f"{model.intermediate_size:,}, {units.count(model.vocabulary)} words, "
+        f"{units.count(model.parameters)} parameters. Recipe: {report.recipe.get('name')}. "
+        f"Counted for {report.batch} x {report.sequence_length} tokens."
+    )
+    found = [Section("Before and after", (facts,), table=headline(report))]
+    found += [
+        operations_section(report),
+        bits_section(report),
+        memory_section(report),
+        papers_section(report),
+    ]
+    if report.quality:
+        found.append(quality_section(report))
+    if report.layer_errors:
+        found.append(errors_section(report))
+    if report.training:
+        found.append(training_section(report.training))
+    found += [swapped_section(report), left_out_section(report), again_section(report)]
+    found += [recipe_section(report), modules_section(report)]
+    return found

@@ -1,0 +1,72 @@
+"""Sentence similarity: files are read as they are, and padding never reaches an embedding."""
+
+from __future__ import annotations
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from bipft_compress.errors import CorpusError
+from bipft_compress.tasks.sts import SentencePairs, embed, embedding_floor, likeness, spearman
+
+SENTENCES = ["ab cd", "ef gh ab", "aa bb ac ad ab cd ef", "p o n"]
+
+
+def test_glue_layout_keeps_quotes(tmp_path):
+    path = tmp_path / "dev.tsv"
+    path.write_text('index\tsentence1\tsentence2\tscore\n0\t"ab\tcd\t2.5\n1\tef\tgh"\t4\n')
+    assert SentencePairs.read(path) == SentencePairs(['"ab', "ef"], ["cd", 'gh"'], [2.5, 4.0])
+
+
+def test_csv_and_parquet(tmp_path):
+    (tmp_path / "a.csv").write_text('sentence1,sentence2,score\n"a, b",c,1\nd,e,2\n')
+    columns = {"sentence1": ["a, b", "d"], "sentence2": ["c", "e"], "score": [1.0, 2.0]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    expected = SentencePairs(["a, b", "d"], ["c", "e"], [1.0, 2.0])
+    assert SentencePairs.read(tmp_path / "a.csv") == expected
+    assert SentencePairs.read(tmp_path / "a.parquet") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("sentence1\tsentence2\na\tb\n", "must have the columns"),
+        ("sentence1\tsentence2\tscore\na\tb\thigh\n", "cannot be read as sentence pairs"),
+        ("sentence1\tsentence2\tscore\na\tb\t1\n", "holds 1 sentence pairs"),
+    ],
+)
+def test_faults(tmp_path, content, says):
+    (tmp_path / "a.tsv").write_text(content)
+    with pytest.raises(CorpusError, match=says):
+        SentencePairs.read(tmp_path / "a.tsv")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(CorpusError, match="There is no file"):
+        SentencePairs.read(tmp_path / "none.tsv")
+
+
+def test_embeddings_do_not_depend_on_their_batch(family, make_pair, tokenizer):
+    student = make_pair(family).student
+    together = embed(student, tokenizer, SENTENCES)
+    alone = torch.cat([embed(student, tokenizer, [sentence]) for sentence in SENTENCES])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(4))
+
+
+def test_spearman_is_of_the_cosines(make_model, tokenizer):
+    model = make_model("bert")
+    first, second = embed(model, tokenizer, SENTENCES), embed(model, tokenizer, SENTENCES[::-1])
+    cosines = (first * second).sum(1).tolist()
+    same = SentencePairs(SENTENCES, SENTENCES[::-1], cosines)
+    assert spearman(model, tokenizer, same) == pytest.approx(1)
+    opposite = SentencePairs(SENTENCES, SENTENCES[::-1], [-c for c in cosines])
+    assert spearman(model, tokenizer, opposite) == pytest.approx(-1)
+    assert -1 <= embedding_floor(model, tokenizer, same) <= 1
+
+
+def test_likeness_of_a_model_to_itself_is_one(make_model, tokenizer):
+    model, other = make_model("bert"), make_model("bert", seed=1)
+    assert likeness(model, model, tokenizer, SENTENCES) == pytest.approx((1, 1))
+    assert likeness(model, other, tokenizer, SENTENCES).cosine < 0.9
