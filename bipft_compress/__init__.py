@@ -58,6 +58,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'bipft_compress' has no attribute {name!r}")
     module, _, attribute = _PUBLIC[name].partition(":")
     value = getattr(import_module(module), attribute)
-    # Without this, `bipft_compress.reporting` would later be the subpackage of that name.
     globals()[name] = value
     return value

@@ -263,7 +263,8 @@ def model_from_config(config: transformers.PretrainedConfig) -> PreTrainedModel:
         model = AutoModel.from_config(config, attn_implementation="eager")
     else:
         model = named._from_config(config, attn_implementation="eager")
-    return model.eval()
+    model.eval()
+    return model
 
 
 def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Record]:

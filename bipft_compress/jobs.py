@@ -18,7 +18,13 @@ from bipft_compress.families import max_sequence_length
 from bipft_compress.files import check_output
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
-from bipft_compress.reporting import Report, RunFacts, build_report, report_from_config, write_report
+from bipft_compress.reporting import (
+    Report,
+    RunFacts,
+    build_report,
+    report_from_config,
+    write_report,
+)
 from bipft_compress.tasks.sts import (
     SentencePairs,
     embedding_floor,

@@ -260,4 +260,3 @@ def pretrain(
         shutil.rmtree(work, ignore_errors=True)
     processes.wait_for_everyone()
     return record
-
