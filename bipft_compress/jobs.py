@@ -63,14 +63,13 @@ def compress_checkpoint(
     shown = console or Console(quiet=True)
     with progress_bar(shown, "layers") as bar:
         task = bar.add_task("fitting", total=None, note="")
-        made = compress(
-            model,
-            tokenizer,
-            recipe,
-            calibration,
-            seed=seed,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if bar.disable:
+                logger.info("fitted layer %d of %d", done, total)
+
+        made = compress(model, tokenizer, recipe, calibration, seed=seed, progress=progress)
     path = Path(source)
     record = Record(
         recipe=recipe,

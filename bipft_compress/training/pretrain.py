@@ -164,7 +164,7 @@ def _freeze_unused(model: PreTrainedModel, recipe: Recipe) -> None:
     for name, parameter in model.named_parameters():
         pooler = encoder.pooler is not None and name.startswith(encoder.pooler)
         head = not name.startswith(model.base_model_prefix) and model.base_model is not model
-        if (pooler and "nsp" not in heads) or (head and not heads):
+        if (pooler or head) and not heads:
             parameter.requires_grad_(False)
     if recipe.embeddings.code == "full":
         for path in (encoder.word_embeddings, *encoder.embeddings_kept):

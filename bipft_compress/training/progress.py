@@ -34,6 +34,7 @@ def progress_bar(console: Console, unit: str) -> Progress:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
