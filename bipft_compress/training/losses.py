@@ -115,7 +115,9 @@ def sentence_similarity(student: Tensor, teacher: Tensor, temperature: float) ->
     def logits(x: Tensor) -> Tensor:
         unit = F.normalize(x, dim=-1)
         itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
-        return (unit @ unit.T / temperature).masked_fill(itself, torch.finfo(x.dtype).min)
+        similarity = unit @ unit.T / temperature
+        # The product's own type: under autocast it is a narrower one than the input's.
+        return similarity.masked_fill(itself, torch.finfo(similarity.dtype).min)
 
     log_s, log_t = logits(student).log_softmax(-1), logits(teacher).log_softmax(-1)
     return F.kl_div(log_s, log_t, log_target=True, reduction="batchmean")

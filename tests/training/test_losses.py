@@ -175,3 +175,11 @@ def test_sentence_similarity_at_its_ends():
     student = (-teacher).requires_grad_()
     losses.sentence_similarity(student, teacher, temperature=0.05).backward()
     assert torch.isfinite(student.grad).all()
+
+
+def test_sentence_similarity_under_autocast():
+    student, teacher = torch.randn(5, 8), torch.randn(5, 8)
+    full = losses.sentence_similarity(student, teacher, 0.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = losses.sentence_similarity(student, teacher, 0.5)
+    torch.testing.assert_close(narrow, full, rtol=0.05, atol=0.02)
