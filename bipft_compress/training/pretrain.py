@@ -227,6 +227,12 @@ def pretrain(
             )
     else:
         check_output(target, overwrite)
+        if last_checkpoint(work) is not None and not overwrite:
+            raise OutputError(
+                f"An unfinished run for {target} is there: go on with --resume, or start again "
+                "with --overwrite."
+            )
+        shutil.rmtree(work, ignore_errors=True)
     student, tokenizer, record = checkpoint.load(directory)
     chosen = recipe or record.recipe
     original, _ = checkpoint.load_pretrained(

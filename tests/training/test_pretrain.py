@@ -146,6 +146,18 @@ def test_loss_that_is_no_number_names_the_last_good_checkpoint(
         pretrain(start, corpus, tmp_path / "out")
 
 
+def test_unfinished_run_is_not_lost_by_accident(start, corpus, tmp_path, monkeypatch):
+    from bipft_compress import checkpoint
+
+    monkeypatch.setattr(checkpoint, "save", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pretrain(start, corpus, tmp_path / "out", steps=4)
+    monkeypatch.undo()
+    with pytest.raises(OutputError, match="go on with --resume"):
+        pretrain(start, corpus, tmp_path / "out", steps=4)
+    pretrain(start, corpus, tmp_path / "out", steps=4, overwrite=True)
+
+
 def test_nothing_to_resume(start, corpus, tmp_path):
     with pytest.raises(TrainingError, match="nothing to resume"):
         pretrain(start, corpus, tmp_path / "new", resume=True)
