@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from bipft_compress.convert.embedding_fit import fit_embedding
 from bipft_compress.convert.initialise import initialise
 from bipft_compress.convert.swap import Decision, swap
 from bipft_compress.errors import CorpusError
-from bipft_compress.families import Encoder, describe, get_module, max_sequence_length
+from bipft_compress.families import Encoder, get_module, max_sequence_length
 from bipft_compress.nn import CompressedEmbedding
 from bipft_compress.recipe import Recipe, Text
 from bipft_compress.text.corpus import BUILTIN, read_documents
@@ -29,8 +28,6 @@ from bipft_compress.text.sequences import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger("bipft_compress")
 
 FREQUENCY_TOKENS = 1_000_000
 """Tokens of the calibration text whose frequencies are counted, where there are so many."""
@@ -75,11 +72,11 @@ def compress(
         CorpusError: the text is missing, empty or not text.
     """
     set_seed(seed)
-    describe(model)
-    sequences = list(_sequences(tokenizer, recipe, calibration, model))
-    choices = recipe.initialisation
     student = copy.deepcopy(model)
+    # Before any text is read: a recipe that does not fit the model should not cost a minute.
     encoder, decisions = swap(student, recipe)
+    sequences = _sequences(tokenizer, recipe, calibration, model)
+    choices = recipe.initialisation
     embedding = get_module(student, encoder.word_embeddings)
     if isinstance(embedding, CompressedEmbedding):
         original = get_module(model, encoder.word_embeddings)

@@ -9,7 +9,6 @@ from bipft_compress.nn.estimator import HeadwiseEstimator
 from bipft_compress.nn.quantizers import (
     quantize_activation,
     quantize_probability,
-    signed_codes,
 )
 
 # A probability scale at or below zero would turn "attend to nothing" into "attend to padding".
@@ -126,9 +125,8 @@ class BinaryAttention(nn.Module):
     @torch.no_grad()
     def accumulate_scores(self, query: Tensor, key: Tensor) -> Tensor:
         """The integers of the score product, (batch, heads, queries, keys)."""
-        q = signed_codes(query - self.query_shift, self.query_clip, self.bits)
-        k = signed_codes(key - self.key_shift, self.key_clip, self.key_value_bits)
-        return q @ k.transpose(-1, -2)
+        keys = self._codes(key, "key", self.key_value_bits)
+        return self._codes(query, "query", self.bits) @ keys.transpose(-1, -2)
 
     def extra_repr(self) -> str:
         return (

@@ -1,4 +1,4 @@
-"""The report as data: every field of ``report.json``, typed and described."""
+"""The report as data: every field of ``reporting.json``, typed and described."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class PapersConvention(_Section):
 
 
 class Report(_Section):
-    """A compression, counted and described: the contents of ``report.json``."""
+    """A compression, counted and described: the contents of ``reporting.json``."""
 
     schema_version: Literal[1] = Field(SCHEMA_VERSION, description="Of this layout.")
     model: ModelFacts = Field(description="The original model.")
@@ -213,5 +213,5 @@ class Report(_Section):
 
 
 def report_json_schema() -> dict[str, Any]:
-    """The JSON Schema of ``report.json``."""
+    """The JSON Schema of ``reporting.json``."""
     return Report.model_json_schema()

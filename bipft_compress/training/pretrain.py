@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 from pathlib import Path
@@ -29,8 +28,6 @@ from bipft_compress.training.trainer import DistillationTrainer, last_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger("bipft_compress")
 
 WORK = "training"
 """Where the output directory keeps training checkpoints until the result is written."""

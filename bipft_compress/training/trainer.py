@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -21,8 +20,6 @@ from bipft_compress.files import storage_faults, write_atomically
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.text.sequences import LengthBatchSampler
 from bipft_compress.training.distillation import Distillation
-
-logger = logging.getLogger(__name__)
 
 COMPLETE = "complete"
 """Written last into a training checkpoint: without it the checkpoint was cut short."""
