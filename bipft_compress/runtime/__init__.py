@@ -1,0 +1,1 @@
+"""The packed artefact and what runs it: bits on disk, in memory and in the arithmetic."""
