@@ -1,0 +1,118 @@
+// AVX2 has no vector popcount. A nibble of activations has 16 values, so a table of
+// popcount(nibble XOR w) for all 16 nibbles w fits one shuffle: 32 rows by 4 bits in two
+// instructions (shuffle, add), half of what XOR and a popcount by tables take.
+#pragma once
+
+#include "bits.h"
+
+namespace bipft {
+namespace {
+
+struct Avx2 {
+  static constexpr const char* name = "avx2";
+  static constexpr Layout layout{32, 1};
+  static constexpr int tokens = 4;
+  static constexpr int vectors = 2;
+  static constexpr int flush = 31;  // bytes of a row that 8-bit sums can take: 31 * 8 <= 255
+
+  // One table of 16 bytes a nibble.
+  static std::int64_t prepared_bytes(std::int64_t in) { return row_bytes(in) * 32; }
+  static void prepare(const std::uint8_t* row, std::int64_t in, std::uint8_t* out) {
+    const __m128i nibbles = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m128i counts = _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    for (std::int64_t j = 0; j < row_bytes(in); ++j)
+      for (int half = 0; half < 2; ++half) {
+        const __m128i a = _mm_set1_epi8(static_cast<char>((row[j] >> (4 * half)) & 15));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + j * 32 + half * 16),
+                         _mm_shuffle_epi8(counts, _mm_xor_si128(nibbles, a)));
+      }
+  }
+
+  template <int T, int V>
+  static void tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* const* rows,
+                   std::uint16_t* out, std::int64_t stride) {
+    const __m256i low_half = _mm256_set1_epi8(15);
+    __m256i wide[T][V][2];
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v) wide[t][v][0] = wide[t][v][1] = _mm256_setzero_si256();
+    // As many bytes in every chunk: the last would otherwise be short.
+    const std::int64_t chunks = ceil_div(words, flush);
+    for (std::int64_t c = 0; c < chunks; ++c) {
+      __m256i sums[T][V];
+      for (int t = 0; t < T; ++t)
+        for (int v = 0; v < V; ++v) sums[t][v] = _mm256_setzero_si256();
+      for (std::int64_t j = words * c / chunks; j < words * (c + 1) / chunks; ++j) {
+        // One nibble after the other: both at once would not fit the registers.
+        for (int half = 0; half < 2; ++half) {
+          __m256i nibbles[V];
+          for (int v = 0; v < V; ++v) {
+            const __m256i w = _mm256_loadu_si256(
+                reinterpret_cast<const __m256i*>(weights + (v * words + j) * 32));
+            nibbles[v] = _mm256_and_si256(half ? _mm256_srli_epi16(w, 4) : w, low_half);
+          }
+          for (int t = 0; t < T; ++t) {
+            const __m256i table = _mm256_broadcastsi128_si256(
+                _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[t] + j * 32) + half));
+            for (int v = 0; v < V; ++v) {
+              sums[t][v] = _mm256_add_epi8(sums[t][v], _mm256_shuffle_epi8(table, nibbles[v]));
+              keep_in_register(sums[t][v]);
+            }
+          }
+        }
+      }
+      for (int t = 0; t < T; ++t)
+        for (int v = 0; v < V; ++v) {
+          const __m256i first = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(sums[t][v]));
+          const __m256i second = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(sums[t][v], 1));
+          wide[t][v][0] = _mm256_add_epi16(wide[t][v][0], first);
+          wide[t][v][1] = _mm256_add_epi16(wide[t][v][1], second);
+        }
+    }
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v)
+        for (int h = 0; h < 2; ++h)
+          _mm256_storeu_si256(
+              reinterpret_cast<__m256i*>(out + t * stride + v * 32 + h * 16), wide[t][v][h]);
+  }
+
+ private:
+  // Compilers reorder the sums of both nibbles, run out of registers and go through memory, at
+  // half the speed.
+  static void keep_in_register(__m256i& x) {
+#if defined(__GNUC__) || defined(__clang__)
+    asm("" : "+x"(x));
+#endif
+  }
+
+ public:
+  static std::uint8_t at_least(const float* x, const float* threshold) {
+    const __m256 least = _mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(threshold), _CMP_GE_OQ);
+    return static_cast<std::uint8_t>(_mm256_movemask_ps(least));
+  }
+
+  static std::uint8_t inside(const std::uint16_t* x, const std::uint16_t* low,
+                             const std::uint16_t* range, const std::uint16_t* flip) {
+    const auto load = [](const std::uint16_t* p) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    };
+    const __m128i above = _mm_sub_epi16(load(x), load(low));
+    const __m128i in = _mm_cmpeq_epi16(_mm_min_epu16(above, load(range)), above);
+    const __m128i bits = _mm_xor_si128(in, load(flip));
+    return static_cast<std::uint8_t>(_mm_movemask_epi8(_mm_packs_epi16(bits, bits)));
+  }
+
+  static std::uint64_t inside(const std::uint8_t* x, std::uint8_t low, std::uint8_t range) {
+    std::uint64_t bits = 0;
+    for (int half = 0; half < 2; ++half) {
+      const __m256i value = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 32 * half));
+      const __m256i above = _mm256_sub_epi8(value, _mm256_set1_epi8(static_cast<char>(low)));
+      const __m256i in = _mm256_cmpeq_epi8(
+          _mm256_min_epu8(above, _mm256_set1_epi8(static_cast<char>(range))), above);
+      bits |= std::uint64_t{static_cast<std::uint32_t>(_mm256_movemask_epi8(in))} << (32 * half);
+    }
+    return bits;
+  }
+};
+
+}  // namespace
+}  // namespace bipft

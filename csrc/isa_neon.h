@@ -1,0 +1,77 @@
+// ARM NEON: CNT counts the bits of 16 bytes, one byte of 16 rows a vector.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "bits.h"
+#include "isa_portable.h"
+
+namespace bipft {
+namespace {
+
+struct Neon {
+  static constexpr const char* name = "neon";
+  static constexpr Layout layout{16, 1};
+  static constexpr int tokens = 4;
+  static constexpr int vectors = 4;
+  static constexpr int flush = 31;  // bytes of a row that 8-bit sums can take: 31 * 8 <= 255
+
+  static std::int64_t prepared_bytes(std::int64_t in) { return row_bytes(in); }
+  static void prepare(const std::uint8_t* row, std::int64_t in, std::uint8_t* out) {
+    std::memcpy(out, row, row_bytes(in));
+  }
+
+  template <int T, int V>
+  static void tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* const* rows,
+                   std::uint16_t* out, std::int64_t stride) {
+    uint16x8_t wide[T][V][2];
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v) wide[t][v][0] = wide[t][v][1] = vdupq_n_u16(0);
+    const std::int64_t chunks = ceil_div(words, flush);
+    for (std::int64_t c = 0; c < chunks; ++c) {
+      uint8x16_t sums[T][V];
+      for (int t = 0; t < T; ++t)
+        for (int v = 0; v < V; ++v) sums[t][v] = vdupq_n_u8(0);
+      for (std::int64_t j = words * c / chunks; j < words * (c + 1) / chunks; ++j)
+        for (int v = 0; v < V; ++v) {
+          const uint8x16_t w = vld1q_u8(weights + (v * words + j) * 16);
+          for (int t = 0; t < T; ++t)
+            sums[t][v] = vaddq_u8(sums[t][v], vcntq_u8(veorq_u8(w, vdupq_n_u8(rows[t][j]))));
+        }
+      for (int t = 0; t < T; ++t)
+        for (int v = 0; v < V; ++v) {
+          wide[t][v][0] = vaddw_u8(wide[t][v][0], vget_low_u8(sums[t][v]));
+          wide[t][v][1] = vaddw_u8(wide[t][v][1], vget_high_u8(sums[t][v]));
+        }
+    }
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v)
+        for (int h = 0; h < 2; ++h) vst1q_u16(out + t * stride + v * 16 + h * 8, wide[t][v][h]);
+  }
+
+  static std::uint8_t at_least(const float* x, const float* threshold) {
+    const uint16x4_t first = vmovn_u32(vcgeq_f32(vld1q_f32(x), vld1q_f32(threshold)));
+    const uint16x4_t second = vmovn_u32(vcgeq_f32(vld1q_f32(x + 4), vld1q_f32(threshold + 4)));
+    return gather(vcombine_u16(first, second));
+  }
+
+  static std::uint8_t inside(const std::uint16_t* x, const std::uint16_t* low,
+                             const std::uint16_t* range, const std::uint16_t* flip) {
+    const uint16x8_t above = vsubq_u16(vld1q_u16(x), vld1q_u16(low));
+    return gather(veorq_u16(vcleq_u16(above, vld1q_u16(range)), vld1q_u16(flip)));
+  }
+
+  static std::uint64_t inside(const std::uint8_t* x, std::uint8_t low, std::uint8_t range) {
+    return Portable::inside(x, low, range);
+  }
+
+ private:
+  // Eight lanes of all ones or zeros to eight bits.
+  static std::uint8_t gather(uint16x8_t lanes) {
+    const std::uint16_t places[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    return static_cast<std::uint8_t>(vaddvq_u16(vandq_u16(lanes, vld1q_u16(places))));
+  }
+};
+
+}  // namespace
+}  // namespace bipft

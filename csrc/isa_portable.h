@@ -1,0 +1,64 @@
+// Any processor: 64-bit words, one popcount each.
+#pragma once
+
+#include "bits.h"
+
+namespace bipft {
+namespace {
+
+struct Portable {
+  static constexpr const char* name = "portable";
+  static constexpr Layout layout{4, 8};
+  static constexpr int tokens = 4;   // register tile: tokens ...
+  static constexpr int vectors = 1;  // ... by vectors of rows
+
+  // Working memory that `prepare` needs for a row of activations.
+  static std::int64_t prepared_bytes(std::int64_t in) { return row_bytes(in); }
+  static void prepare(const std::uint8_t* row, std::int64_t in, std::uint8_t* out) {
+    std::memcpy(out, row, row_bytes(in));
+  }
+
+  // popcount(a XOR w) of T prepared rows against V blocks of rows, to out[t * stride + row].
+  template <int T, int V>
+  static void tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* const* rows,
+                   std::uint16_t* out, std::int64_t stride) {
+    std::uint32_t sums[T][V * 4] = {};
+    for (std::int64_t j = 0; j < words; ++j)
+      for (int v = 0; v < V; ++v)
+        for (int r = 0; r < 4; ++r) {
+          const std::uint64_t w = load64(weights + ((v * words + j) * 4 + r) * 8);
+          for (int t = 0; t < T; ++t) sums[t][v * 4 + r] += popcount64(w ^ load64(rows[t] + j * 8));
+        }
+    for (int t = 0; t < T; ++t)
+      for (int r = 0; r < V * 4; ++r) out[t * stride + r] = static_cast<std::uint16_t>(sums[t][r]);
+  }
+
+  // Bit i: x[i] >= threshold[i], for 8 numbers.
+  static std::uint8_t at_least(const float* x, const float* threshold) {
+    unsigned bits = 0;
+    for (int i = 0; i < 8; ++i) bits |= unsigned{x[i] >= threshold[i]} << i;
+    return static_cast<std::uint8_t>(bits);
+  }
+
+  // Bit i: x[i] - low[i] <= range[i] in 16-bit modular arithmetic, flipped where `flip` is all ones.
+  static std::uint8_t inside(const std::uint16_t* x, const std::uint16_t* low,
+                             const std::uint16_t* range, const std::uint16_t* flip) {
+    unsigned bits = 0;
+    for (int i = 0; i < 8; ++i) {
+      const bool in = static_cast<std::uint16_t>(x[i] - low[i]) <= range[i];
+      bits |= unsigned{in != (flip[i] != 0)} << i;
+    }
+    return static_cast<std::uint8_t>(bits);
+  }
+
+  // Bit i: x[i] - low <= range in 8-bit modular arithmetic, for 64 numbers.
+  static std::uint64_t inside(const std::uint8_t* x, std::uint8_t low, std::uint8_t range) {
+    std::uint64_t bits = 0;
+    for (int i = 0; i < 64; ++i)
+      bits |= std::uint64_t{static_cast<std::uint8_t>(x[i] - low) <= range} << i;
+    return bits;
+  }
+};
+
+}  // namespace
+}  // namespace bipft

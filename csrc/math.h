@@ -1,0 +1,78 @@
+// Floating-point loops that compilers turn into vectors without being allowed to reorder sums.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace bipft {
+namespace {
+
+// Sums in 16 lanes, then the lanes: the same for any number of threads.
+template <class F>
+inline float sum(std::int64_t n, F term) {
+  float lanes[16] = {};
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int l = 0; l < 16; ++l) lanes[l] += term(i + l);
+  float total = 0;
+  for (; i < n; ++i) total += term(i);
+  for (int width = 8; width; width /= 2)
+    for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
+  return total + lanes[0];
+}
+
+inline float dot(const float* a, const float* b, std::int64_t n) {
+  return sum(n, [=](std::int64_t i) { return a[i] * b[i]; });
+}
+
+// e^x to 2 units in the last place, 0 below -87.
+inline float exponential(float x) {
+  const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  const float n = std::floor(clamped * 1.44269504f + 0.5f);
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const std::int32_t exponent = (static_cast<std::int32_t>(n) + 127) * (1 << 23);
+  float power;
+  std::memcpy(&power, &exponent, sizeof power);
+  return x < -87.0f ? 0.0f : p * power;
+}
+
+// The error function, absolute error below 2e-7 (Abramowitz and Stegun, 7.1.26).
+inline float error_function(float x) {
+  const float a = std::fabs(x);
+  const float t = 1.0f / (1.0f + 0.3275911f * a);
+  const float p =
+      ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t +
+       0.254829592f) * t;
+  return std::copysign(1.0f - p * exponential(-a * a), x);
+}
+
+inline float gelu(float x) { return 0.5f * x * (1.0f + error_function(x * 0.70710678f)); }
+
+inline float gelu_tanh(float x) {
+  const float u = 0.79788456f * (x + 0.044715f * x * x * x);
+  return x * (1.0f - 1.0f / (exponential(2.0f * u) + 1.0f));
+}
+
+inline float silu(float x) { return x / (1.0f + exponential(-x)); }
+
+// y = LayerNorm(y + residual), over n numbers.
+inline void add_and_normalise(float* y, const float* residual, const float* weight,
+                              const float* bias, double eps, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] += residual[i];
+  const float mean = sum(n, [=](std::int64_t i) { return y[i]; }) / static_cast<float>(n);
+  const float variance = sum(n, [=](std::int64_t i) { return (y[i] - mean) * (y[i] - mean); }) /
+                         static_cast<float>(n);
+  const float scale = 1.0f / std::sqrt(variance + static_cast<float>(eps));
+  for (std::int64_t i = 0; i < n; ++i) y[i] = (y[i] - mean) * scale * weight[i] + bias[i];
+}
+
+}  // namespace
+}  // namespace bipft

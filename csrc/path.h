@@ -1,0 +1,41 @@
+// A path: the kernels for one kind of processor, chosen when the program runs.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "bits.h"
+#include "program.h"
+
+namespace bipft {
+
+struct Path {
+  const char* name;
+  Layout layout;
+  bool (*supported)();
+  // popcount(a XOR w), (count, out) at `stride`, of rows that are row_bytes(in) apart.
+  void (*product)(const std::uint8_t* weights, std::int64_t in, std::int64_t out,
+                  const std::uint8_t* activations, std::int64_t count, std::int32_t* result,
+                  int threads);
+  void (*layer)(const Program& program, const float* x, const std::uint8_t* mask, float* y,
+                std::int64_t batch, std::int64_t length, int threads);
+};
+
+extern const Path kPortable;
+#ifdef BIPFT_X86
+extern const Path kAvx2, kAvx512;
+#endif
+#ifdef BIPFT_NEON
+extern const Path kNeon;
+#endif
+
+// The paths this processor can run, best first. Their order in the table is part of a program.
+const std::vector<const Path*>& supported_paths();
+// By name; throws std::invalid_argument where this build or processor lacks it.
+const Path& path_by_name(const char* name);
+// The best path, or the one that the environment variable BIPFT_COMPRESS_PATH names.
+const Path& chosen_path();
+// A stable number for a path, to recognise programs made for another.
+std::int64_t path_number(const Path& path);
+
+}  // namespace bipft

@@ -1,0 +1,44 @@
+// Included once by the file of each path, which is compiled for its processor.
+#pragma once
+
+#include <algorithm>
+
+#include "layer.h"
+#include "path.h"
+#include "product.h"
+#include "threads.h"
+
+namespace bipft {
+namespace {
+
+template <class Isa>
+void product(const std::uint8_t* weights, std::int64_t in, std::int64_t out,
+             const std::uint8_t* activations, std::int64_t count, std::int32_t* result,
+             int threads) {
+  constexpr std::int64_t kRows = 8 * Isa::tokens;
+  const std::int64_t stride = Product<Isa>::padded(out);
+  parallel_for(ceil_div(count, kRows), threads, [&](std::int64_t item, int) {
+    const std::int64_t first = item * kRows, rows = std::min(kRows, count - first);
+    Product<Isa> multiply;
+    std::vector<std::uint16_t> popcounts(rows * stride);
+    multiply({weights, in, out}, activations + first * row_bytes(in), rows, popcounts.data());
+    for (std::int64_t t = 0; t < rows; ++t)
+      for (std::int64_t n = 0; n < out; ++n)
+        result[(first + t) * out + n] =
+            static_cast<std::int32_t>(in) - 2 * static_cast<std::int32_t>(popcounts[t * stride + n]);
+  });
+}
+
+template <class Isa>
+void layer(const Program& program, const float* x, const std::uint8_t* mask, float* y,
+           std::int64_t batch, std::int64_t length, int threads) {
+  Layer<Isa>(program, batch, length)(x, mask, y, threads);
+}
+
+template <class Isa>
+constexpr Path make_path(bool (*supported)()) {
+  return {Isa::name, Isa::layout, supported, product<Isa>, layer<Isa>};
+}
+
+}  // namespace
+}  // namespace bipft

@@ -1,0 +1,63 @@
+// The binary product: packed rows of activations against interleaved weights.
+#pragma once
+
+#include <vector>
+
+#include "bits.h"
+
+namespace bipft {
+namespace {
+
+// Interleaved weights of one linear layer.
+struct Weights {
+  const std::uint8_t* data;
+  std::int64_t in, out;
+};
+
+// popcount(a XOR w) of `count` rows of activations, row_bytes(in) apart, against every row of
+// weights, to result[t * padded(out) + n]. acc = in - 2 * popcount.
+template <class Isa>
+class Product {
+ public:
+  // Entries of `result` for one row of activations: whole vectors are written, and eights read.
+  static constexpr std::int64_t padded(std::int64_t out) {
+    return round_up(round_up(out, Isa::layout.rows), 8);
+  }
+
+  void operator()(const Weights& w, const std::uint8_t* activations, std::int64_t count,
+                  std::uint16_t* result) {
+    const std::int64_t stride = padded(w.out), bytes = row_bytes(w.in);
+    const std::int64_t size = Isa::prepared_bytes(w.in);
+    if (static_cast<std::int64_t>(prepared_.size()) < size * Isa::tokens)
+      prepared_.resize(size * Isa::tokens);
+    std::int64_t t = 0;
+    for (; t + Isa::tokens <= count; t += Isa::tokens)
+      rows<Isa::tokens>(w, activations + t * bytes, result + t * stride);
+    for (; t < count; ++t) rows<1>(w, activations + t * bytes, result + t * stride);
+  }
+
+ private:
+  template <int T>
+  void rows(const Weights& w, const std::uint8_t* activations, std::uint16_t* result) {
+    const std::int64_t stride = padded(w.out), size = Isa::prepared_bytes(w.in);
+    const std::uint8_t* pointers[T];
+    for (int t = 0; t < T; ++t) {
+      Isa::prepare(activations + t * row_bytes(w.in), w.in, prepared_.data() + t * size);
+      pointers[t] = prepared_.data() + t * size;
+    }
+    const std::int64_t words = words_of(Isa::layout, w.in), blocks = blocks_of(Isa::layout, w.out);
+    const std::int64_t block = words * Isa::layout.rows * Isa::layout.word;
+    std::int64_t b = 0;
+    for (; b + Isa::vectors <= blocks; b += Isa::vectors)
+      Isa::template tile<T, Isa::vectors>(w.data + b * block, words, pointers,
+                                          result + b * Isa::layout.rows, stride);
+    for (; b < blocks; ++b)
+      Isa::template tile<T, 1>(w.data + b * block, words, pointers, result + b * Isa::layout.rows,
+                               stride);
+  }
+
+  std::vector<std::uint8_t> prepared_;
+};
+
+}  // namespace
+}  // namespace bipft
