@@ -1,9 +1,10 @@
 """Make BERT-family checkpoints binary.
 
-Three jobs, each usable alone::
+Four jobs, each usable alone::
 
     compress(model, tokenizer, Recipe.load("default"), "text.txt")
     pretrain("binary-dir", "text.txt", "better-dir")
+    pack("better-dir", "packed-dir")
     report("binary-dir", "report-dir")
 """
 
@@ -14,13 +15,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bipft_compress.checkpoint import load
     from bipft_compress.convert.compress import Compressed, compress
     from bipft_compress.errors import UserError
     from bipft_compress.jobs import compress_checkpoint
+    from bipft_compress.jobs import pack_checkpoint as pack
     from bipft_compress.jobs import report_checkpoint as report
     from bipft_compress.recipe import Recipe
     from bipft_compress.reporting import build_report
+    from bipft_compress.runtime.model import load
     from bipft_compress.training.pretrain import pretrain, train
 
 __version__ = version("bipft-compress")
@@ -32,7 +34,8 @@ _PUBLIC = {
     "build_report": "bipft_compress.reporting:build_report",
     "compress": "bipft_compress.convert.compress:compress",
     "compress_checkpoint": "bipft_compress.jobs:compress_checkpoint",
-    "load": "bipft_compress.checkpoint:load",
+    "load": "bipft_compress.runtime.model:load",
+    "pack": "bipft_compress.jobs:pack_checkpoint",
     "pretrain": "bipft_compress.training.pretrain:pretrain",
     "report": "bipft_compress.jobs:report_checkpoint",
     "train": "bipft_compress.training.pretrain:train",
@@ -46,6 +49,7 @@ __all__ = [
     "compress",
     "compress_checkpoint",
     "load",
+    "pack",
     "pretrain",
     "report",
     "train",

@@ -7,8 +7,6 @@ the tokenizer's files. Only safetensors and JSON are read.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,76 +25,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bipft_compress.convert.swap import Decision, swap
+from bipft_compress.convert.swap import swap
 from bipft_compress.errors import CheckpointError, UnsupportedModelError
 from bipft_compress.families import check_supported
-from bipft_compress.files import atomic_directory, read_json, sha256, write_atomically
-from bipft_compress.recipe import Recipe
-
-WEIGHTS = "model.safetensors"
-RECORD = "compression.json"
-FORMAT_VERSION = 1
-
-
-@dataclass
-class Record:
-    """What is known about a binary checkpoint beside its weights; stored in `RECORD`."""
-
-    recipe: Recipe
-    teacher: str
-    """Hub name or path of the full-precision original."""
-    decisions: list[Decision] = field(default_factory=list)
-    layer_errors: list[float] = field(default_factory=list)
-    """Normalised squared error of the hidden states after each layer, before any training."""
-    training: list[dict[str, Any]] = field(default_factory=list)
-    """Logged points of the pretraining: step, tokens, loss and its terms, learning rate."""
-    provenance: dict[str, Any] = field(default_factory=dict)
-    quality: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "format_version": FORMAT_VERSION,
-            "recipe": self.recipe.model_dump(),
-            "teacher": self.teacher,
-            "decisions": [decision.to_dict() for decision in self.decisions],
-            "layer_errors": self.layer_errors,
-            "training": self.training,
-            "provenance": self.provenance,
-            "quality": self.quality,
-        }
-
-    @classmethod
-    def read(cls, directory: Path) -> Record:
-        """Read the record of a binary checkpoint.
-
-        Raises:
-            CheckpointError: it is missing, malformed, or of a newer version.
-        """
-        path = directory / RECORD
-        if not path.is_file():
-            raise CheckpointError(
-                f"{directory} is not a binary checkpoint (it has no {RECORD}): "
-                "make one with `bipft-compress compress`."
-            )
-        values = read_json(path)
-        version = values.get("format_version")
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path} has format version {version!r} and this release reads version "
-                f"{FORMAT_VERSION}: upgrade bipft-compress or compress the checkpoint again."
-            )
-        try:
-            return cls(
-                recipe=Recipe.load(values["recipe"]),
-                teacher=values["teacher"],
-                decisions=[Decision(**decision) for decision in values["decisions"]],
-                layer_errors=values["layer_errors"],
-                training=values["training"],
-                provenance=values["provenance"],
-                quality=values["quality"],
-            )
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is incomplete ({error}).") from None
+from bipft_compress.files import atomic_directory, read_json, sha256
+from bipft_compress.record import RECORD, WEIGHTS, Record, write_record
 
 
 def load_config(checkpoint: str | Path) -> transformers.PretrainedConfig:
@@ -171,10 +104,15 @@ def load_pretrained(
             f"The weights of {checkpoint} lack {len(missing)} tensors of the encoder, such as "
             f"{sorted(missing)[0]}: the checkpoint is incomplete."
         )
-    return model.eval(), _load_tokenizer(checkpoint)
+    return model.eval(), load_tokenizer(checkpoint)
 
 
-def _load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub name or local directory.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
     path = Path(checkpoint)
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -249,12 +187,6 @@ def save(
         write_record(work, record)
 
 
-def write_record(directory: Path, record: Record) -> None:
-    """Write (or replace) the record of the checkpoint in `directory`, with its checksum."""
-    values = record.to_dict() | {"weights_sha256": sha256(directory / WEIGHTS)}
-    write_atomically(directory / RECORD, json.dumps(values, indent=2))
-
-
 def model_from_config(config: transformers.PretrainedConfig) -> PreTrainedModel:
     """A full-precision model of the class that `config` names, its weights without meaning."""
     named: Any = getattr(transformers, (config.architectures or [""])[0], None)
@@ -280,6 +212,11 @@ def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     if not path.is_dir():
         raise CheckpointError(f"There is no directory {path}.")
     record = Record.read(path)
+    if record.tensors:
+        raise CheckpointError(
+            f"{path} is packed: it runs, but cannot be trained or packed again; give the binary "
+            "checkpoint that it was packed from."
+        )
     config = load_config(path)
     expected = read_json(path / RECORD).get("weights_sha256")
     if not (path / WEIGHTS).is_file():
@@ -292,4 +229,4 @@ def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     model = model_from_config(config)
     swap(model, record.recipe)
     load_state(model, path / WEIGHTS)
-    return model.eval(), _load_tokenizer(path), record
+    return model.eval(), load_tokenizer(path), record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from rich.console import Console
 from transformers import PretrainedConfig
 
 from bipft_compress import checkpoint
-from bipft_compress.checkpoint import Record
 from bipft_compress.convert.compress import compress
 from bipft_compress.errors import CheckpointError, UserError
-from bipft_compress.families import max_sequence_length
-from bipft_compress.files import check_output
+from bipft_compress.families import describe, max_sequence_length
+from bipft_compress.files import atomic_directory, check_output
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
+from bipft_compress.record import RECORD, WEIGHTS, Record, write_record
 from bipft_compress.reporting import (
     Report,
     RunFacts,
@@ -25,6 +26,8 @@ from bipft_compress.reporting import (
     report_from_config,
     write_report,
 )
+from bipft_compress.runtime.artefact import write_artefact
+from bipft_compress.runtime.model import load
 from bipft_compress.tasks.sts import (
     SentencePairs,
     embedding_floor,
@@ -82,10 +85,40 @@ def compress_checkpoint(
     return record
 
 
+@dataclass(frozen=True)
+class PackedSize:
+    """Bytes of a model's weights in full precision, and of the packed file with its header."""
+
+    full_precision_bytes: int
+    packed_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        return self.full_precision_bytes / self.packed_bytes
+
+
+def pack_checkpoint(
+    directory: str | Path, out: str | Path, *, overwrite: bool = False
+) -> PackedSize:
+    """Pack a binary checkpoint to bits, its report beside it, in a new directory.
+
+    Raises:
+        UserError: the checkpoint or the output directory is at fault.
+    """
+    check_output(Path(out), overwrite)
+    model, tokenizer, record = checkpoint.load(directory)
+    record.provenance = provenance(record.provenance, "pack")
+    with atomic_directory(Path(out), overwrite) as work:
+        write_artefact(work, model, describe(model), tokenizer, record)
+        made = report_checkpoint(work, work, overwrite=True)
+        packed = (work / WEIGHTS).stat().st_size
+    return PackedSize(made.memory.full_precision_bytes, packed)
+
+
 def evaluate_sts(
     directory: str | Path, data: str | Path, *, teacher: str | None = None
 ) -> dict[str, Any]:
-    """Sentence similarity of a binary checkpoint beside its original.
+    """Sentence similarity of a binary checkpoint, packed or not, beside its original.
 
     The figures are also kept in the checkpoint's record, for its report.
 
@@ -98,7 +131,7 @@ def evaluate_sts(
         UserError: the checkpoint or the data is at fault.
     """
     pairs = SentencePairs.read(data)
-    student, tokenizer, record = checkpoint.load(directory)
+    student, tokenizer, record = load(directory)
     original, _ = checkpoint.load_pretrained(teacher or record.teacher)
     full = spearman(original, tokenizer, pairs)
     floor = embedding_floor(original, tokenizer, pairs)
@@ -113,7 +146,7 @@ def evaluate_sts(
         "data": Path(data).name,
     }
     record.quality["sts_spearman"] = figures
-    checkpoint.write_record(Path(directory), record)
+    write_record(Path(directory), record)
     return figures
 
 
@@ -125,7 +158,7 @@ def report_checkpoint(
     sequence_length: int | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Write the report of a binary checkpoint.
+    """Write the report of a binary checkpoint, packed or not.
 
     Raises:
         UserError: the checkpoint or the output directory is at fault.
@@ -197,14 +230,14 @@ def run(
     """
     root = Path(out)
     compressed, pretrained, report = (root / n for n in ("compressed", "pretrained", "report"))
-    if not (compressed / checkpoint.RECORD).is_file():
+    if not (compressed / RECORD).is_file():
         check_output(root, overwrite=False)
         compress_checkpoint(
             source, recipe, compressed, calibration=corpus, seed=seed, console=console
         )
     elif Record.read(compressed).recipe != recipe:
         raise UserError(f"{root} holds a run of another recipe: choose another --out.")
-    if not (pretrained / checkpoint.RECORD).is_file():
+    if not (pretrained / RECORD).is_file():
         resume = any((root / f".{pretrained.name}.{WORK}").glob("checkpoint-*/complete"))
         pretrain(compressed, corpus, pretrained, steps=steps, resume=resume, console=console)
     if data is not None:

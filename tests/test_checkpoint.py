@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2Model
 
 from bipft_compress import checkpoint
-from bipft_compress.checkpoint import RECORD, WEIGHTS, Record
 from bipft_compress.errors import CheckpointError, OutputError, RecipeError, UnsupportedModelError
 from bipft_compress.families import describe
 from bipft_compress.nn import TiedDecoder
 from bipft_compress.recipe import Recipe
+from bipft_compress.record import RECORD, WEIGHTS, Record
 
 RECIPE = {"estimators": {"query": 2, "scores": 1, "context": 1}}
 

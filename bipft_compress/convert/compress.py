@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from bipft_compress.convert.embedding_fit import fit_embedding
 from bipft_compress.convert.initialise import initialise
+from bipft_compress.convert.storage import round_to_stored
 from bipft_compress.convert.swap import Decision, swap
 from bipft_compress.errors import CorpusError
 from bipft_compress.families import Encoder, get_module, max_sequence_length
@@ -68,7 +69,7 @@ def compress(
 
     Raises:
         UnsupportedModelError: an architecture that cannot be made binary.
-        RecipeError: the recipe does not fit the model.
+        RecipeError: the recipe does not fit the model, or a number of it the bits it is kept at.
         CorpusError: the text is missing, empty or not text.
     """
     set_seed(seed)
@@ -98,6 +99,7 @@ def compress(
         choices,
         progress=lambda layer: progress(layer + 1, len(encoder.layers)),
     )
+    round_to_stored(student, encoder, recipe)
     return Compressed(student.eval(), encoder, decisions, errors)
 
 

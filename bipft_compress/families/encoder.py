@@ -38,6 +38,8 @@ class EncoderLayer:
     attention: str
     linears: dict[str, str]
     """Kind (one of `LINEAR_KINDS`) to path."""
+    attention_norm: str
+    output_norm: str
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Encoder:
     heads: int
     head_dim: int
     hidden_size: int
+    activation: str
+    """Between the two ffn linears; a name of transformers' ``ACT2FN``."""
 
     def linears(self) -> Iterator[tuple[int, str, str]]:
         """Layer number, kind and path of every linear layer of the encoder layers."""
@@ -103,9 +107,16 @@ def describe(model: PreTrainedModel) -> Encoder:
         for index in range(count):
             path = f"{prefix}{family.layers}.{index}"
             linears = {kind: f"{path}.{getattr(family, kind)}" for kind in LINEAR_KINDS}
-            for linear in linears.values():
-                get_module(model, linear)
-            layers.append(EncoderLayer(path, f"{path}.{family.attention}", linears))
+            layer = EncoderLayer(
+                path=path,
+                attention=f"{path}.{family.attention}",
+                linears=linears,
+                attention_norm=f"{path}.{family.attention_norm}",
+                output_norm=f"{path}.{family.output_norm}",
+            )
+            for part in (*linears.values(), layer.attention_norm, layer.output_norm):
+                get_module(model, part)
+            layers.append(layer)
         get_module(base, family.word_embeddings)
     except AttributeError as error:
         raise UnsupportedModelError(
@@ -126,6 +137,7 @@ def describe(model: PreTrainedModel) -> Encoder:
         heads=heads,
         head_dim=width.out_features // heads,
         hidden_size=model.config.hidden_size,
+        activation=str(getattr(model.config, family.activation)),
     )
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 class Family:
     """The module paths of one model family.
 
-    `attention` is the module that calls transformers' attention interface, and `embeddings_kept`
-    the other embedding tables and projections beside the word embeddings.
+    `attention` is the module that calls transformers' attention interface, `embeddings_kept` the
+    other embedding tables and projections beside the word embeddings, and `activation` the
+    configuration's name for the function between the two ffn linears.
     """
 
     layers: str
@@ -25,12 +26,15 @@ class Family:
     attention_output: str
     ffn_up: str
     ffn_down: str
+    attention_norm: str
+    output_norm: str
     word_embeddings: str = "embeddings.word_embeddings"
     embeddings_kept: tuple[str, ...] = (
         "embeddings.position_embeddings",
         "embeddings.token_type_embeddings",
     )
     pooler: str = "pooler.dense"
+    activation: str = "hidden_act"
 
 
 BERT = Family(
@@ -42,6 +46,8 @@ BERT = Family(
     attention_output="attention.output.dense",
     ffn_up="intermediate.dense",
     ffn_down="output.dense",
+    attention_norm="attention.output.LayerNorm",
+    output_norm="output.LayerNorm",
 )
 
 DISTILBERT = Family(
@@ -53,7 +59,10 @@ DISTILBERT = Family(
     attention_output="attention.out_lin",
     ffn_up="ffn.lin1",
     ffn_down="ffn.lin2",
+    attention_norm="sa_layer_norm",
+    output_norm="output_layer_norm",
     embeddings_kept=("embeddings.position_embeddings",),
+    activation="activation",
 )
 
 FAMILIES: dict[str, Family] = {

@@ -11,8 +11,9 @@ from bipft_compress.nn.quantizers import (
     quantize_probability,
 )
 
-# A probability scale at or below zero would turn "attend to nothing" into "attend to padding".
-_SMALLEST_SCALE = 1e-4
+SMALLEST_SCALE = 1e-4
+"""Of probabilities: one at or below zero would turn "attend to nothing" into "attend to padding".
+"""
 
 
 class BinaryAttention(nn.Module):
@@ -98,7 +99,7 @@ class BinaryAttention(nn.Module):
                 scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
             else:
                 scores = scores + mask
-        scale = self.probability_scale.clamp_min(_SMALLEST_SCALE)
+        scale = self.probability_scale.clamp_min(SMALLEST_SCALE)
         p = scores.softmax(-1)
         codes = quantize_probability(p, scale, self.bits)
         if mask is not None:

@@ -33,6 +33,18 @@ def best_row_scales(weight: Tensor, bits: int, candidates: int = 16) -> Tensor:
     return best
 
 
+def row_codes(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """The integers in ``[-(2^(bits-1) - 1), 2^(bits-1) - 1]`` that rows round to.
+
+    Args:
+        weight: (rows, columns).
+        scale: positive step of each row, (rows, 1).
+        bits: of a stored number, at least 2.
+    """
+    largest = 2 ** (bits - 1) - 1
+    return straight_through_round((weight / scale).clamp(-largest, largest))
+
+
 class RowRounding(nn.Module):
     """``weight -> scale * round(weight / scale)`` per row, symmetric, straight-through gradient.
 
@@ -50,9 +62,8 @@ class RowRounding(nn.Module):
         self.scale = nn.Parameter(best_row_scales(weight.detach(), bits))
 
     def codes(self, weight: Tensor) -> Tensor:
-        """Integers in ``[-(2^(bits-1) - 1), 2^(bits-1) - 1]``, same shape as `weight`."""
-        largest = 2 ** (self.bits - 1) - 1
-        return straight_through_round((weight / self.scale).clamp(-largest, largest))
+        """See `row_codes`; same shape as `weight`."""
+        return row_codes(weight, self.scale, self.bits)
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.codes(weight) * self.scale

@@ -128,11 +128,10 @@ def read_shape(model: PreTrainedModel, encoder: Encoder, batch: int, length: int
     Raises:
         UnsupportedModelError: the model does not run on token ids alone.
     """
-    config = model.config
     return ModelShape(
         batch=batch,
         length=length,
-        activation=str(getattr(config, "hidden_act", getattr(config, "activation", "gelu"))),
+        activation=encoder.activation,
         tables=_tables(model, encoder),
         layers=tuple(_layer(model, encoder, index) for index in range(len(encoder.layers))),
         outside=_outside(model, encoder, batch, length),

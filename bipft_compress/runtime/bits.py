@@ -32,7 +32,8 @@ def unpack_fields(packed: Tensor, width: int, count: int) -> Tensor:
     """The inverse of `pack_fields`: `count` numbers a row, uint8, (..., count)."""
     places = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)
     values = (packed.unsqueeze(-1) >> places) & (2**width - 1)
-    return values.flatten(-2)[..., :count]
+    fields: Tensor = values.flatten(-2)[..., :count]
+    return fields
 
 
 def pack_signs(x: Tensor) -> Tensor:

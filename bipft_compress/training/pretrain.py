@@ -14,12 +14,13 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from bipft_compress import checkpoint
-from bipft_compress.checkpoint import Record
+from bipft_compress.convert.storage import round_to_stored
 from bipft_compress.errors import OutputError, RecipeError, TrainingError
 from bipft_compress.families import describe, max_sequence_length
 from bipft_compress.files import check_output, storage_faults
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
+from bipft_compress.record import WEIGHTS, Record
 from bipft_compress.text.sequences import build_dataset
 from bipft_compress.training.collator import PretrainingCollator
 from bipft_compress.training.distillation import Distillation
@@ -216,7 +217,7 @@ def pretrain(
     target = Path(out)
     work = target.parent / f".{target.name}.{WORK}"
     if resume:
-        if (target / checkpoint.WEIGHTS).is_file():
+        if (target / WEIGHTS).is_file():
             raise OutputError(f"{target} is already complete: there is nothing to resume.")
         if not work.is_dir():
             raise TrainingError(
@@ -254,6 +255,7 @@ def pretrain(
     )
     offset = record.training[-1]["tokens"] if record.training else 0
     record.recipe = shown
+    round_to_stored(student, describe(student), shown)
     record.training += [point | {"tokens": point["tokens"] + offset} for point in points]
     record.provenance = provenance(record.provenance, "pretrain")
     # Of several processes (accelerate launch) one writes, and the others wait for it.

@@ -16,6 +16,7 @@ from bipft_compress import checkpoint
 from bipft_compress.errors import OutputError, RecipeError, TrainingError
 from bipft_compress.jobs import compress_checkpoint
 from bipft_compress.recipe import Recipe
+from bipft_compress.record import WEIGHTS
 from bipft_compress.training.pretrain import pretrain, training_arguments
 
 RECIPE = {
@@ -55,7 +56,7 @@ def start(tmp_path, make_checkpoint, corpus):
 
 
 def weights(directory):
-    return load_file(directory / checkpoint.WEIGHTS)
+    return load_file(directory / WEIGHTS)
 
 
 def test_training_lowers_the_loss_and_keeps_the_start(start, corpus, tmp_path):
@@ -126,7 +127,7 @@ def test_incomplete_checkpoint_is_passed_over(start, corpus, tmp_path, monkeypat
     work = tmp_path / ".out.training"
     assert trainer.last_checkpoint(work).name == "checkpoint-8"
     pretrain(start, corpus, tmp_path / "out", resume=True)
-    assert (tmp_path / "out" / checkpoint.WEIGHTS).is_file()
+    assert (tmp_path / "out" / WEIGHTS).is_file()
 
 
 def test_loss_that_is_no_number_names_the_last_good_checkpoint(
@@ -147,7 +148,6 @@ def test_loss_that_is_no_number_names_the_last_good_checkpoint(
 
 
 def test_unfinished_run_is_not_lost_by_accident(start, corpus, tmp_path, monkeypatch):
-    from bipft_compress import checkpoint
 
     monkeypatch.setattr(checkpoint, "save", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,0 +1,13 @@
+"""The command line: parse, call, show."""
+
+from __future__ import annotations
+
+from bipft_compress.cli import making, measuring
+from bipft_compress.cli.shell import app, guard, set_up
+
+__all__ = ["app", "guard", "main", "making", "measuring", "set_up"]
+
+
+def main() -> None:
+    """Entry point of ``bipft-compress``."""
+    guard(app)

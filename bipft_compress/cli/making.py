@@ -1,0 +1,175 @@
+"""Commands that make models: compress, pretrain, pack, run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Column, Table
+
+from bipft_compress.cli.options import (
+    BinaryArgument,
+    CheckpointArgument,
+    CorpusOption,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    QuietOption,
+    RankOption,
+    RecipeOption,
+    SeedOption,
+    TeacherOption,
+)
+from bipft_compress.cli.shell import app, console, set_up
+
+
+@app.command()
+def compress(
+    checkpoint: CheckpointArgument,
+    out: OutOption,
+    recipe: RecipeOption = "default",
+    calibration: CorpusOption = "builtin",
+    rank: RankOption = None,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a checkpoint binary, its start fitted to the full-precision errors.
+
+    Calibrate on text like that the model will see: a minute of it decides most of the quality.
+
+    Example: `bipft-compress compress bert-base-uncased --recipe default --calibration wiki.txt
+    --out bert-binary`
+    """
+    from bipft_compress import jobs
+    from bipft_compress.recipe import Recipe
+
+    shown = set_up(quiet)
+    chosen = Recipe.load(recipe).with_rank(rank)
+    record = jobs.compress_checkpoint(
+        checkpoint, chosen, out, calibration=calibration, seed=seed, overwrite=overwrite,
+        console=shown,
+    )  # fmt: skip
+    console.print(_decisions_table(record.decisions))
+    console.print(_errors_line(record.layer_errors))
+    console.print(f"Binary checkpoint: {out}", soft_wrap=True)
+
+
+@app.command()
+def pretrain(
+    directory: BinaryArgument,
+    corpus: CorpusOption,
+    out: OutOption,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe for text, objective and training; DIR's own if left out."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint for --out.")
+    ] = False,
+    teacher: TeacherOption = None,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Continue binary pretraining, distilling from the original.
+
+    Killed at any moment and run again with --resume, it ends at the same weights.
+
+    Example: `bipft-compress pretrain bert-binary --corpus wiki.txt --steps 2000 --out bert-better`
+    """
+    from bipft_compress.recipe import Recipe
+    from bipft_compress.training.pretrain import pretrain as job
+
+    shown = set_up(quiet)
+    record = job(
+        directory, corpus, out,
+        recipe=Recipe.load(recipe) if recipe else None,
+        teacher=teacher, steps=steps, resume=resume, overwrite=overwrite, console=shown,
+    )  # fmt: skip
+    if record.training:
+        last = record.training[-1]
+        console.print(f"Trained on {last['tokens']:,} tokens; loss {last['loss']:.4f}.")
+    console.print(f"Binary checkpoint: {out}", soft_wrap=True)
+
+
+@app.command()
+def pack(
+    directory: BinaryArgument,
+    out: OutOption,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pack a binary checkpoint to bits: the artefact that runs, checked sums and report included.
+
+    Example: `bipft-compress pack bert-binary --out bert-packed`
+    """
+    from bipft_compress import jobs
+
+    set_up(to_stderr=as_json)
+    sizes = jobs.pack_checkpoint(directory, out, overwrite=overwrite)
+    if as_json:
+        print(json.dumps(asdict(sizes) | {"ratio": sizes.ratio, "out": str(out)}))
+        return
+    table = Table("Weights", Column("Size", justify="right"))
+    table.add_row("full precision", f"{sizes.full_precision_bytes / 1e6:.1f} MB")
+    table.add_row("packed, the whole file", f"{sizes.packed_bytes / 1e6:.2f} MB")
+    table.add_row("ratio", f"{sizes.ratio:.2f} times smaller")
+    console.print(table)
+    console.print(f"Packed artefact: {out.resolve()}", soft_wrap=True)
+
+
+@app.command()
+def run(
+    checkpoint: CheckpointArgument,
+    corpus: CorpusOption,
+    out: OutOption,
+    recipe: RecipeOption = "default",
+    data: Annotated[
+        Path | None, typer.Option(help="Sentence pairs to evaluate on; see evaluate.")
+    ] = None,
+    rank: RankOption = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    seed: SeedOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Compress, pretrain, evaluate and report, in order; run again, it goes on where it stopped.
+
+    Example: `bipft-compress run bert-base-uncased --recipe default --corpus wiki.txt --out bert`
+    """
+    from bipft_compress import jobs
+    from bipft_compress.recipe import Recipe
+    from bipft_compress.reporting import render_table
+
+    shown = set_up(quiet)
+    chosen = Recipe.load(recipe).with_rank(rank)
+    made = jobs.run(
+        checkpoint, chosen, corpus, out, data=data, steps=steps, seed=seed, console=shown
+    )
+    console.print(render_table(made))
+    console.print(f"Binary checkpoint: {out / 'pretrained'}", soft_wrap=True)
+    console.print(f"Report: {(out / 'report' / 'report.html').resolve()}", soft_wrap=True)
+
+
+def _decisions_table(decisions: list[Any]) -> Table:
+    table = Table(title="What was swapped, what was left, and why")
+    table.add_column("Kind")
+    table.add_column("Modules", justify="right")
+    table.add_column("Parameters", justify="right")
+    table.add_column("Now")
+    table.add_column("Why", overflow="fold")
+    grouped: dict[tuple[str, str, str], list[int]] = {}
+    for decision in decisions:
+        key = (decision.kind, decision.action, decision.reason)
+        grouped.setdefault(key, []).append(decision.parameters)
+    for (kind, action, reason), sizes in grouped.items():
+        table.add_row(kind, str(len(sizes)), f"{sum(sizes):,}", action, reason)
+    return table
+
+
+def _errors_line(layer_errors: list[float]) -> str:
+    values = " ".join(f"{error:.2f}" for error in layer_errors)
+    return f"Error of the hidden states by layer, before training (0 perfect, 1 mean): {values}"

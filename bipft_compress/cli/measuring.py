@@ -1,0 +1,126 @@
+"""Commands that measure and show: evaluate, report, recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bipft_compress.cli.options import (
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    RankOption,
+    RunnableArgument,
+    TeacherOption,
+)
+from bipft_compress.cli.shell import app, console, set_up
+from bipft_compress.errors import UserError
+
+
+@app.command()
+def evaluate(
+    directory: RunnableArgument,
+    data: Annotated[
+        Path, typer.Option(help="Pairs with sentence1, sentence2, score: .tsv, .csv, .parquet.")
+    ],
+    task: Annotated[str, typer.Option(help="sts: sentence similarity, Spearman.")] = "sts",
+    teacher: TeacherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure sentence similarity beside the original's, and keep the figures for the report.
+
+    Example: `bipft-compress evaluate bert-binary --task sts --data STS-B/dev.tsv`
+    """
+    from bipft_compress import jobs
+
+    set_up(to_stderr=as_json)
+    if task != "sts":
+        raise UserError(f"Unknown task {task!r}: the only task is sts.")
+    figures = jobs.evaluate_sts(directory, data, teacher=teacher)
+    if as_json:
+        print(json.dumps(figures))
+        return
+    table = Table(title=f"Sentence similarity, {figures['pairs']:,} pairs")
+    table.add_column("Model")
+    table.add_column("Spearman", justify="right")
+    table.add_row("original, full precision", f"{figures['full_precision']:.4f}")
+    table.add_row("binary", f"{figures['compressed']:.4f}")
+    table.add_row("averaged word embeddings", f"{figures['embedding_floor']:.4f}")
+    console.print(table)
+    if figures["recovered"] is not None:
+        console.print(
+            f"The binary model recovers {figures['recovered']:.0%} of the distance from averaged "
+            "word embeddings to the original."
+        )
+    console.print(
+        f"Its sentence embeddings have a mean cosine of {figures['similarity_to_original']:.3f} "
+        "with the original's."
+    )
+
+
+@app.command()
+def report(
+    out: OutOption,
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="A binary checkpoint, packed or not.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A config.json instead of DIR: what would be saved?")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="With --config: shipped name or YAML.")] = "default",
+    rank: RankOption = None,
+    batch: Annotated[int, typer.Option(help="Sequences at a time.", min=1)] = 1,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens a sequence: 128, or as many as the model allows.", min=1),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the report of operations and memory saved, as JSON, Markdown and HTML.
+
+    Examples: `bipft-compress report bert-binary --out bert-report` or, without weights,
+    `bipft-compress report --config bert-base.json --recipe default --rank 0 --out what-if`
+    """
+    from bipft_compress import jobs
+    from bipft_compress.recipe import Recipe
+    from bipft_compress.reporting import render_table
+
+    set_up(to_stderr=as_json)
+    if (directory is None) == (config is None):
+        raise UserError("Give either DIR or --config: the one has weights, the other does not.")
+    if directory is not None:
+        if rank is not None:
+            raise UserError("--rank goes with --config: DIR has the ranks it was made with.")
+        made = jobs.report_checkpoint(
+            directory, out, batch=batch, sequence_length=sequence_length, overwrite=overwrite
+        )
+    else:
+        assert config is not None
+        made = jobs.report_config(
+            config, Recipe.load(recipe).with_rank(rank), out,
+            batch=batch, sequence_length=sequence_length, overwrite=overwrite,
+        )  # fmt: skip
+    if as_json:
+        print(made.model_dump_json())
+        return
+    console.print(render_table(made))
+    console.print(f"Report: {(out / 'report.html').resolve()}", soft_wrap=True)
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes.
+
+    Example: `bipft-compress recipes`
+    """
+    from bipft_compress.recipe import Recipe, shipped_recipes
+
+    table = Table(box=None, show_header=False)
+    for name in shipped_recipes():
+        table.add_row(name, Recipe.load(name).description)
+    console.print(table)

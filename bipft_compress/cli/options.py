@@ -1,0 +1,39 @@
+"""Arguments and options that commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="Hub name or local directory.")
+]
+BinaryArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A binary checkpoint, from compress or pretrain.")
+]
+RunnableArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A binary checkpoint, or a packed one.")
+]
+RecipeOption = Annotated[str, typer.Option(help="Shipped name or YAML file.", metavar="RECIPE")]
+OutOption = Annotated[Path, typer.Option(help="New directory for the result.", metavar="DIR")]
+CorpusOption = Annotated[
+    str,
+    typer.Option(
+        help="A .txt, .jsonl or .parquet file, a directory of them, a hub data set name, or "
+        "'builtin' (text that comes with Python).",
+        metavar="TEXT",
+    ),
+]
+RankOption = Annotated[
+    int | None, typer.Option(help="Rank of every estimator, instead of the recipe's.", min=0)
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Log lines only, no progress bar.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option(help="The full-precision original, if not where it was.", metavar="CHECKPOINT"),
+]

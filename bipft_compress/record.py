@@ -1,0 +1,92 @@
+"""What is known about a binary checkpoint beside its weights, and where it is written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bipft_compress.convert.swap import Decision
+from bipft_compress.errors import CheckpointError
+from bipft_compress.files import read_json, sha256, write_atomically
+from bipft_compress.recipe import Recipe
+
+WEIGHTS = "model.safetensors"
+RECORD = "compression.json"
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Record:
+    """What is known about a binary checkpoint beside its weights; stored in `RECORD`."""
+
+    recipe: Recipe
+    teacher: str
+    """Hub name or path of the full-precision original."""
+    decisions: list[Decision] = field(default_factory=list)
+    layer_errors: list[float] = field(default_factory=list)
+    """Normalised squared error of the hidden states after each layer, before any training."""
+    training: list[dict[str, Any]] = field(default_factory=list)
+    """Logged points of the pretraining: step, tokens, loss and its terms, learning rate."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, str] = field(default_factory=dict)
+    """Packed artefact: SHA-256 of each tensor's bytes."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Packed artefact: SHA-256 of each other file, but for reports."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "recipe": self.recipe.model_dump(),
+            "teacher": self.teacher,
+            "decisions": [decision.to_dict() for decision in self.decisions],
+            "layer_errors": self.layer_errors,
+            "training": self.training,
+            "provenance": self.provenance,
+            "quality": self.quality,
+            "tensors": self.tensors,
+            "files": self.files,
+        }
+
+    @classmethod
+    def read(cls, directory: Path) -> Record:
+        """Read the record of a binary checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, malformed, or of a newer version.
+        """
+        path = directory / RECORD
+        if not path.is_file():
+            raise CheckpointError(
+                f"{directory} is not a binary checkpoint (it has no {RECORD}): "
+                "make one with `bipft-compress compress`."
+            )
+        values = read_json(path)
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format version {version!r} and this release reads version "
+                f"{FORMAT_VERSION}: upgrade bipft-compress or compress the checkpoint again."
+            )
+        try:
+            return cls(
+                recipe=Recipe.load(values["recipe"]),
+                teacher=values["teacher"],
+                decisions=[Decision(**decision) for decision in values["decisions"]],
+                layer_errors=values["layer_errors"],
+                training=values["training"],
+                provenance=values["provenance"],
+                quality=values["quality"],
+                tensors=dict(values.get("tensors", {})),
+                files=dict(values.get("files", {})),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is incomplete ({error}).") from None
+
+
+def write_record(directory: Path, record: Record) -> None:
+    """Write (or replace) the record of the checkpoint in `directory`, with its checksum."""
+    values = record.to_dict() | {"weights_sha256": sha256(directory / WEIGHTS)}
+    write_atomically(directory / RECORD, json.dumps(values, indent=2))

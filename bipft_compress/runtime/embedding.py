@@ -1,0 +1,151 @@
+"""Tables and the pooler on packed bits: rows are decoded when, and only where, they are read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bipft_compress.nn import CompressedEmbedding, TiedDecoder
+from bipft_compress.runtime.bits import unpack_fields, unpack_signs
+from bipft_compress.runtime.codec import decode_rows
+
+_CHUNK_ROWS = 4096
+
+
+class PackedEmbedding(CompressedEmbedding):
+    """A table of packed rows; `weight` decodes all of it, for whoever must have it whole."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.buffers()).device
+
+
+class PackedSignEmbedding(PackedEmbedding):
+    """See `nn.SignEmbedding`.
+
+    Args:
+        packed: (rows, ceil(columns / 8)), uint8.
+        scale: (rows, 1).
+        columns: numbers of a row.
+    """
+
+    packed: Tensor
+    scale: Tensor
+
+    def __init__(self, packed: Tensor, scale: Tensor, columns: int) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = packed.shape[0], columns
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", scale)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return unpack_signs(self.packed[ids], self.embedding_dim) * self.scale[ids].float()
+
+
+class PackedRoundedEmbedding(PackedEmbedding):
+    """An embedding whose rows a `nn.RowRounding` rounded.
+
+    Args:
+        packed: (rows, ceil(columns * bits / 8)), uint8.
+        scale: (rows, 1).
+        bits: of a stored number.
+        columns: numbers of a row.
+    """
+
+    packed: Tensor
+    scale: Tensor
+
+    def __init__(self, packed: Tensor, scale: Tensor, bits: int, columns: int) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim, self.bits = packed.shape[0], columns, bits
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", scale)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return decode_rows(self.packed[ids], self.scale[ids], self.bits, self.embedding_dim)
+
+
+class PackedFrequencyAwareEmbedding(PackedEmbedding):
+    """See `nn.FrequencyAwareEmbedding`.
+
+    Args:
+        frequent: the frequent rows.
+        books: centroids of all parts as rows of one table.
+        codes: centroid of each part of the rare rows, (rare rows, parts), uint8.
+        is_frequent: one bit a row, (ceil(rows / 8),), uint8.
+        columns: numbers of a row.
+    """
+
+    codes: Tensor
+    is_frequent: Tensor
+    before: Tensor
+
+    def __init__(
+        self,
+        frequent: PackedRoundedEmbedding,
+        books: PackedRoundedEmbedding,
+        codes: Tensor,
+        is_frequent: Tensor,
+        columns: int,
+    ) -> None:
+        super().__init__()
+        self.num_embeddings = frequent.num_embeddings + codes.shape[0]
+        self.embedding_dim = columns
+        self.frequent, self.books = frequent, books
+        self.register_buffer("codes", codes)
+        self.register_buffer("is_frequent", is_frequent)
+        # Frequent rows before each byte's first: an index of every row would outweigh the bits.
+        counts = unpack_fields(is_frequent, 1, 8 * len(is_frequent)).view(-1, 8).sum(1)
+        before = (counts.cumsum(0) - counts).to(torch.int32)
+        self.register_buffer("before", before, persistent=False)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        byte, place = ids // 8, ids % 8
+        flags = unpack_fields(self.is_frequent[byte].unsqueeze(-1), 1, 8)
+        frequent = flags.gather(-1, place.unsqueeze(-1)).squeeze(-1).bool()
+        earlier = torch.arange(8, device=ids.device) < place.unsqueeze(-1)
+        rank = self.before[byte] + (flags * earlier).sum(-1)
+        common = self.frequent.rows(torch.where(frequent, rank, 0))
+        codes = self.codes[torch.where(frequent, 0, ids - rank)].long()
+        parts = torch.arange(codes.shape[-1], device=ids.device)
+        centroids = self.books.num_embeddings // codes.shape[-1]
+        rare = self.books.rows(codes + parts * centroids).flatten(-2)[..., : self.embedding_dim]
+        return torch.where(frequent.unsqueeze(-1), common, rare)
+
+
+class PackedRoundedLinear(nn.Module):
+    """A linear layer whose weight a `nn.RowRounding` rounded.
+
+    Args:
+        table: the rows of the weight, one for each output.
+        bias: (outputs,), or None.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, table: PackedRoundedEmbedding, bias: Tensor | None) -> None:
+        super().__init__()
+        self.table = table
+        self.register_buffer("bias", bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The decoded weight, (outputs, inputs)."""
+        return self.table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x` of shape (..., inputs) to (..., outputs)."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class PackedDecoder(TiedDecoder):
+    """A `TiedDecoder` that never holds more than a few thousand decoded rows."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        table = self._embedding[0]
+        assert isinstance(table, PackedEmbedding)
+        ids = torch.arange(table.num_embeddings, device=hidden.device)
+        chunks = [F.linear(hidden, table.rows(some)) for some in ids.split(_CHUNK_ROWS)]
+        logits = torch.cat(chunks, -1)
+        return logits if self.bias is None else logits + self.bias
