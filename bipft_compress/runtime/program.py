@@ -89,13 +89,8 @@ def _fold(layer: LayerParameters) -> dict[str, Intervals]:
         if read_in_full[kind] or linear.estimator is not None:
             continue
 
-        def positive(
-            outputs: Tensor, rows: slice, kind: str = kind, shift: Tensor = shift
-        ) -> Tensor:
-            values: Tensor = activate(outputs) if kind == "ffn_up" else outputs
-            return values >= shift[rows, None]
-
-        intervals = fold(_scale(linear), linear.bias, linear.in_features, positive)
+        follows = activate if kind == "ffn_up" else None
+        intervals = fold(_scale(linear), linear.bias, linear.in_features, shift, follows)
         if intervals is not None:
             found[kind] = intervals
     return found
