@@ -34,6 +34,7 @@ class Layer {
     query_estimates_.resize(heads * length * a_.score_rank);
     key_estimates_.resize(heads * length * a_.score_rank);
     value_estimates_.resize(heads * length * a_.context_rank);
+    tabulate();
   }
 
   // x and y: (batch, length, hidden); mask: (batch, length), 0 at padding, or null.
@@ -272,6 +273,15 @@ class Layer {
     };
   }
 
+  // Tables of all heads, where every one can be served by them.
+  void tabulate() {
+    for (std::int64_t h = 0; h < p_.heads; ++h) {
+      const Head view = head(0, h);
+      if (!ScoreTable::serves(view)) return tables_.clear();
+      tables_.emplace_back(view);
+    }
+  }
+
   // Attention and all that follows it, for the tokens from `start` on.
   void finish(const float* x, float* y, std::int64_t b, std::int64_t start, Scratch& s) {
     const std::int64_t count = std::min(kTile, length_ - start), hidden = p_.hidden;
@@ -346,16 +356,6 @@ class Layer {
   std::vector<float> query_estimates_, key_estimates_, value_estimates_;
   std::vector<std::uint8_t> forbidden_;
   std::vector<ScoreTable> tables_;
-
- public:
-  // Tables of all heads, where every one can be served by them.
-  void tabulate() {
-    for (std::int64_t h = 0; h < p_.heads; ++h) {
-      const Head view = head(0, h);
-      if (!ScoreTable::serves(view)) return tables_.clear();
-      tables_.emplace_back(view);
-    }
-  }
 };
 
 }  // namespace
