@@ -1,4 +1,4 @@
-// Self-attention of one query and one head, on bits.
+// Self-attention of a few queries and one head, both products on bits.
 #pragma once
 
 #include <algorithm>
@@ -6,160 +6,185 @@
 
 #include "bits.h"
 #include "math.h"
+#include "product.h"
 
 namespace bipft {
 namespace {
 
-// What one head reads for one sequence. Keys are stored word by word so that a loop over keys is
-// a loop over neighbours; values are transposed, a row of bits over the keys for every dimension.
+// What one head reads for one sequence: keys and values interleaved like the weights of a linear
+// layer, keys by token (length rows of head_dim bits), values transposed (head_dim rows of length
+// bits).
 struct Head {
-  std::int64_t length, length_words, head_dim, words;
+  std::int64_t length, head_dim;
   int bits, key_value_bits;
-  const std::uint64_t* keys;      // (key_value_bits, words, length)
-  const std::uint64_t* values;    // (key_value_bits, head_dim, length_words)
-  const std::uint8_t* forbidden;  // (round_up(length, 64)), 0xff at padding and beyond the end
+  const std::uint8_t* keys;          // (key_value_bits) times interleaved
+  const std::uint8_t* values;        // (key_value_bits) times interleaved
+  const std::uint16_t* ones;         // (key_value_bits, head_dim), bits set in each row of values
+  const std::uint16_t* forbidden;    // (length), 255 at padding
+  const std::uint64_t* allowed;      // (words of length), a bit for every real token
   float score_scale, probability_scale;
   std::int64_t score_rank, context_rank;
-  const float* key_estimates;      // (length, score_rank)
-  const float* value_estimates;    // (length, context_rank)
-  const float* context_right;      // (head_dim, context_rank)
-  const float* value_scale;        // (head_dim)
-  const float* context_bias;       // (head_dim)
+  const float* key_estimates;    // (score_rank, length)
+  const float* value_estimates;  // (context_rank, length)
+  const float* context_right;    // (context_rank, head_dim)
+  const float* value_scale;      // (head_dim)
+  const float* context_bias;     // (head_dim)
 };
 
 // exp(score) by popcount, where a score depends on the popcount alone: 1 bit, no estimator.
 struct ScoreTable {
-  double weight[256] = {};
-  std::int64_t head_dim = -1;
+  double weight[256] = {};  // 255 is no popcount: the weight of padding is 0
 
   static bool serves(const Head& h) {
     const double span = 2.0 * std::fabs(h.score_scale) * static_cast<double>(h.head_dim);
     return h.bits == 1 && h.key_value_bits == 1 && h.score_rank == 0 && h.head_dim < 255 &&
            span < 600;
   }
-  explicit ScoreTable(const Head& h) : head_dim(h.head_dim) {
+  explicit ScoreTable(const Head& h) {
     const double scale = h.score_scale, step = std::exp(-2 * scale);
-    weight[0] = std::exp(scale * static_cast<double>(head_dim));
-    for (std::int64_t c = 1; c <= head_dim; ++c) weight[c] = weight[c - 1] * step;
+    weight[0] = std::exp(scale * static_cast<double>(h.head_dim));
+    for (std::int64_t c = 1; c <= h.head_dim; ++c) weight[c] = weight[c - 1] * step;
   }
 };
 
 template <class Isa>
 class HeadAttention {
  public:
-  // Context of one query, (head_dim) floats. `query` is (bits, words); `estimate` (score_rank).
-  void operator()(const Head& h, const ScoreTable* table, const std::uint64_t* query,
-                  const float* estimate, float* context) {
-    planes_.assign(h.bits * h.length_words, 0);
-    if (table)
-      probabilities(h, *table, query);
-    else
-      probabilities(h, query, estimate);
-    mix(h, context);
+  // Contexts of `count` queries, `stride` floats apart. `queries`: bit planes (bits, kTile,
+  // row_bytes(head_dim)); `estimates`: (count, score_rank).
+  void operator()(const Head& h, const ScoreTable* table, const std::uint8_t* queries,
+                  const float* estimates, std::int64_t count, float* context,
+                  std::int64_t stride) {
+    const std::int64_t bytes = row_bytes(h.length);
+    planes_.assign(h.bits * kTile * bytes, 0);
+    scores_.resize(h.length);
+    popcounts_.resize(h.bits * h.key_value_bits * kTile *
+                      Product<Isa>::padded(std::max(h.length, h.head_dim)));
+    multiply(h, h.keys, h.head_dim, h.length, queries, count);
+    for (std::int64_t t = 0; t < count; ++t) {
+      if (table)
+        threshold(h, *table, t);
+      else
+        quantize(h, estimates + t * h.score_rank, t);
+    }
+    multiply(h, h.values, h.length, h.head_dim, planes_.data(), count);
+    for (std::int64_t t = 0; t < count; ++t) {
+      mix(h, t, context + t * stride);
+      if (h.context_rank) estimate(h, t, context + t * stride);
+    }
   }
 
  private:
-  // One bit, no estimator: softmax and threshold become one interval of popcounts.
-  void probabilities(const Head& h, const ScoreTable& table, const std::uint64_t* query) {
-    counts_.resize(h.length_words * 64);
-    std::uint8_t* counts = counts_.data();
-    const std::int64_t n = h.length;
-    const std::uint64_t q = query[0];
-    for (std::int64_t t = 0; t < n; ++t)
-      counts[t] = static_cast<std::uint8_t>(popcount64(q ^ h.keys[t]));
-    for (std::int64_t w = 1; w < h.words; ++w)
-      for (std::int64_t t = 0; t < n; ++t)
-        counts[t] = static_cast<std::uint8_t>(counts[t] +
-                                              popcount64(query[w] ^ h.keys[w * n + t]));
-    // 255 is no popcount: its weight is 0 and no interval holds it.
-    for (std::int64_t t = 0; t < h.length_words * 64; ++t) counts[t] |= h.forbidden[t];
-    double sums[4] = {};
-    for (std::int64_t t = 0; t < h.length_words * 64; t += 4)
-      for (int l = 0; l < 4; ++l) sums[l] += table.weight[counts[t + l]];
-    const double total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    const double least = 0.5 * h.probability_scale * total;
-    std::int64_t low = 0, high = h.head_dim;
-    while (low <= high && table.weight[low] < least) ++low;
-    while (low <= high && table.weight[high] < least) --high;
-    if (low > high) return;
-    for (std::int64_t w = 0; w < h.length_words; ++w)
-      planes_[w] = Isa::inside(counts + w * 64, static_cast<std::uint8_t>(low),
-                               static_cast<std::uint8_t>(high - low));
+  static constexpr std::int64_t kTile = Isa::tokens;
+
+  // Popcounts of every pair of planes, (bits, key_value_bits, kTile, padded(out)).
+  void multiply(const Head& h, const std::uint8_t* woven, std::int64_t in, std::int64_t out,
+                const std::uint8_t* rows, std::int64_t count) {
+    for (int i = 0; i < h.bits; ++i)
+      for (int j = 0; j < h.key_value_bits; ++j)
+        product_({woven + j * interleaved_bytes(Isa::layout, in, out), in, out},
+                 rows + i * kTile * row_bytes(in), count,
+                 popcounts_.data() + (i * h.key_value_bits + j) * kTile * Product<Isa>::padded(out));
   }
 
-  void probabilities(const Head& h, const std::uint64_t* query, const float* estimate) {
-    scores_.resize(h.length);
+  // One bit, no estimator: softmax and threshold become one interval of popcounts.
+  void threshold(const Head& h, const ScoreTable& table, std::int64_t t) {
+    std::uint16_t* counts = popcounts_.data() + t * Product<Isa>::padded(h.length);
+    double sums[4] = {};
+    std::int64_t k = 0;
+    for (; k + 4 <= h.length; k += 4)
+      for (int l = 0; l < 4; ++l)
+        sums[l] += table.weight[(counts[k + l] | h.forbidden[k + l]) & 255];
+    for (; k < h.length; ++k) sums[0] += table.weight[(counts[k] | h.forbidden[k]) & 255];
+    const double least = 0.5 * h.probability_scale * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    const double* weight = table.weight;
+    std::int64_t low = 0, high = h.head_dim;
+    while (low <= high && weight[low] < least) ++low;
+    while (low <= high && weight[high] < least) --high;
+    if (low > high) return;
+    std::uint8_t* bits = planes_.data() + t * row_bytes(h.length);
+    for (k = 0; k < h.length; k += 8)
+      bits[k / 8] = Isa::inside(counts + k, static_cast<std::uint16_t>(low),
+                                static_cast<std::uint16_t>(high - low));
+    for (k = 0; k < row_bytes(h.length); k += 8)
+      store64(bits + k, load64(bits + k) & h.allowed[k / 8]);
+  }
+
+  // Any bits and estimators: scores, softmax and codes in floating point.
+  void quantize(const Head& h, const float* estimates, std::int64_t t) {
+    const std::int64_t n = h.length, stride = Product<Isa>::padded(n);
+    float* scores = scores_.data();
+    for (std::int64_t k = 0; k < n; ++k) scores[k] = 0;
+    for (int i = 0; i < h.bits; ++i)
+      for (int j = 0; j < h.key_value_bits; ++j) {
+        const std::uint16_t* counts =
+            popcounts_.data() + ((i * h.key_value_bits + j) * kTile + t) * stride;
+        const auto dim = static_cast<std::int32_t>(h.head_dim), place = 1 << (i + j);
+        for (std::int64_t k = 0; k < n; ++k)
+          scores[k] += static_cast<float>((dim - 2 * static_cast<std::int32_t>(counts[k])) * place);
+      }
+    for (std::int64_t k = 0; k < n; ++k) scores[k] *= h.score_scale;
+    for (std::int64_t r = 0; r < h.score_rank; ++r) {
+      const float* keys = h.key_estimates + r * n;
+      for (std::int64_t k = 0; k < n; ++k) scores[k] += estimates[r] * keys[k];
+    }
     float largest = -INFINITY;
-    for (std::int64_t t = 0; t < h.length; ++t) {
-      if (h.forbidden[t]) continue;
-      std::int64_t acc = 0;
-      for (int i = 0; i < h.bits; ++i)
-        for (int j = 0; j < h.key_value_bits; ++j) {
-          std::int64_t differ = 0;
-          for (std::int64_t w = 0; w < h.words; ++w)
-            differ += popcount64(query[i * h.words + w] ^ h.keys[(j * h.words + w) * h.length + t]);
-          acc += (h.head_dim - 2 * differ) * (std::int64_t{1} << (i + j));
-        }
-      scores_[t] = h.score_scale * static_cast<float>(acc) +
-                   dot(estimate, h.key_estimates + t * h.score_rank, h.score_rank);
-      largest = std::max(largest, scores_[t]);
+    for (std::int64_t k = 0; k < n; ++k)
+      if (!h.forbidden[k]) largest = std::max(largest, scores[k]);
+    for (std::int64_t k = 0; k < n; ++k) {
+      const float weight = exponential(scores[k] - largest);
+      scores[k] = h.forbidden[k] ? 0.0f : weight;
     }
-    double total = 0;
-    for (std::int64_t t = 0; t < h.length; ++t) {
-      scores_[t] = h.forbidden[t] ? 0.0f : exponential(scores_[t] - largest);
-      total += scores_[t];
-    }
+    const float total = sum(n, [=](std::int64_t k) { return scores[k]; });
     if (total == 0) return;
     const float most = static_cast<float>((1 << h.bits) - 1);
-    const float per_step = static_cast<float>(1.0 / (total * h.probability_scale));
-    for (std::int64_t t = 0; t < h.length; ++t) {
-      if (h.forbidden[t]) continue;
-      const int code = static_cast<int>(std::min(scores_[t] * per_step, most) + 0.5f);
+    const float per_step = 1.0f / (total * h.probability_scale);
+    for (std::int64_t k = 0; k < n; ++k) {
+      const int code = static_cast<int>(std::min(scores[k] * per_step, most) + 0.5f);
       for (int i = 0; i < h.bits; ++i)
-        planes_[i * h.length_words + t / 64] |= std::uint64_t{(code >> i) & 1u} << (t % 64);
+        planes_[(i * kTile + t) * row_bytes(n) + k / 8] |=
+            static_cast<std::uint8_t>(((code >> i) & 1) << (k % 8));
     }
   }
 
-  // The {0, 1} planes of probabilities against the +-1 planes of values.
-  void mix(const Head& h, float* context) {
-    const std::int64_t n = h.length_words;
-    for (std::int64_t d = 0; d < h.head_dim; ++d) context[d] = h.context_bias[d];
+  // The {0, 1} planes of probabilities against the +-1 planes of values: as
+  // popcount(p AND v) = (ones(p) + ones(v) - popcount(p XOR v)) / 2, the sum over the keys that
+  // are attended to, 2 popcount(p AND v) - ones(p), is ones(v) - popcount(p XOR v).
+  void mix(const Head& h, std::int64_t t, float* context) {
+    const std::int64_t stride = Product<Isa>::padded(h.head_dim);
     sums_.assign(h.head_dim, 0);
-    for (int i = 0; i < h.bits; ++i) {
-      const std::uint64_t* p = planes_.data() + i * n;
-      std::int32_t ones = 0;
-      for (std::int64_t w = 0; w < n; ++w) ones += popcount64(p[w]);
-      for (int j = 0; j < h.key_value_bits; ++j)
-        for (std::int64_t d = 0; d < h.head_dim; ++d) {
-          const std::uint64_t* v = h.values + (j * h.head_dim + d) * n;
-          std::int32_t both = 0;
-          for (std::int64_t w = 0; w < n; ++w) both += popcount64(p[w] & v[w]);
-          sums_[d] += (2 * both - ones) * (1 << (i + j));
-        }
-    }
+    for (int i = 0; i < h.bits; ++i)
+      for (int j = 0; j < h.key_value_bits; ++j) {
+        const std::uint16_t* counts =
+            popcounts_.data() + ((i * h.key_value_bits + j) * kTile + t) * stride;
+        const std::uint16_t* ones = h.ones + j * h.head_dim;
+        for (std::int64_t d = 0; d < h.head_dim; ++d)
+          sums_[d] += (static_cast<std::int32_t>(ones[d]) - static_cast<std::int32_t>(counts[d])) *
+                      (1 << (i + j));
+      }
     for (std::int64_t d = 0; d < h.head_dim; ++d)
-      context[d] += h.probability_scale * h.value_scale[d] * static_cast<float>(sums_[d]);
-    if (h.context_rank) estimate_context(h, context);
+      context[d] =
+          h.context_bias[d] + h.probability_scale * h.value_scale[d] * static_cast<float>(sums_[d]);
   }
 
-  void estimate_context(const Head& h, float* context) {
-    mixed_.assign(h.context_rank, 0.0f);
-    for (std::int64_t t = 0; t < h.length; ++t) {
+  void estimate(const Head& h, std::int64_t t, float* context) {
+    for (std::int64_t k = 0; k < h.length; ++k) {
       int code = 0;
       for (int i = 0; i < h.bits; ++i)
-        code |= static_cast<int>((planes_[i * h.length_words + t / 64] >> (t % 64)) & 1u) << i;
-      if (!code) continue;
-      for (std::int64_t r = 0; r < h.context_rank; ++r)
-        mixed_[r] += static_cast<float>(code) * h.value_estimates[t * h.context_rank + r];
+        code |= ((planes_[(i * kTile + t) * row_bytes(h.length) + k / 8] >> (k % 8)) & 1) << i;
+      scores_[k] = h.probability_scale * static_cast<float>(code);
     }
-    for (std::int64_t d = 0; d < h.head_dim; ++d)
-      context[d] += h.probability_scale *
-                    dot(mixed_.data(), h.context_right + d * h.context_rank, h.context_rank);
+    for (std::int64_t r = 0; r < h.context_rank; ++r) {
+      const float mixed = dot(scores_.data(), h.value_estimates + r * h.length, h.length);
+      const float* right = h.context_right + r * h.head_dim;
+      for (std::int64_t d = 0; d < h.head_dim; ++d) context[d] += mixed * right[d];
+    }
   }
 
-  std::vector<std::uint64_t> planes_;
-  std::vector<std::uint8_t> counts_;
-  std::vector<float> scores_, mixed_;
+  Product<Isa> product_;
+  std::vector<std::uint8_t> planes_;
+  std::vector<std::uint16_t> popcounts_;
+  std::vector<float> scores_;
   std::vector<std::int32_t> sums_;
 };
 

@@ -65,18 +65,18 @@ inline std::int64_t interleaved_bytes(const Layout& l, std::int64_t in, std::int
   return blocks_of(l, out) * words_of(l, in) * l.rows * l.word;
 }
 
-// From rows of ceil(in / 8) bytes to blocks of `rows` rows, a word of each after the other.
-inline void interleave(const Layout& l, const std::uint8_t* source, std::int64_t in,
-                       std::int64_t out, std::uint8_t* target) {
-  const std::int64_t stride = ceil_div(in, 8);
+// From rows of `stride` bytes to blocks of `rows` rows, a word of each after the other.
+inline void interleave(const Layout& l, const std::uint8_t* source, std::int64_t stride,
+                       std::int64_t in, std::int64_t out, std::uint8_t* target) {
+  const std::int64_t bytes = ceil_div(in, 8);
   std::memset(target, 0, interleaved_bytes(l, in, out));
   for (std::int64_t n = 0; n < out; ++n) {
     std::uint8_t* row =
         target + (n / l.rows) * words_of(l, in) * l.rows * l.word + (n % l.rows) * l.word;
-    for (std::int64_t j = 0; j < stride; ++j) {
+    for (std::int64_t j = 0; j < bytes; ++j) {
       std::uint8_t byte = source[n * stride + j];
       // Whatever lies beyond the last element of a row must not count.
-      if (j == stride - 1 && in % 8) byte &= static_cast<std::uint8_t>((1 << (in % 8)) - 1);
+      if (j == bytes - 1 && in % 8) byte &= static_cast<std::uint8_t>((1 << (in % 8)) - 1);
       row[(j / l.word) * l.rows * l.word + j % l.word] = byte;
     }
   }

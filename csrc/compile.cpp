@@ -94,7 +94,8 @@ class Compiler {
     l.activation_scale = static_cast<float>(number(name + ".activation_scale"));
     const Array& packed = array(name + ".bits", out * ceil_div(in, 8), 1);
     std::vector<std::uint8_t> woven(interleaved_bytes(path_.layout, in, out));
-    interleave(path_.layout, static_cast<const std::uint8_t*>(packed.data), in, out, woven.data());
+    interleave(path_.layout, static_cast<const std::uint8_t*>(packed.data),
+               ceil_div(in, 8), in, out, woven.data());
     l.weights = append(woven.data(), static_cast<std::int64_t>(woven.size()), out);
     l.scale = floats(name + ".scale", out);
     l.bias = floats(name + ".bias", out);

@@ -75,16 +75,6 @@ struct Avx2 {
               reinterpret_cast<__m256i*>(out + t * stride + v * 32 + h * 16), wide[t][v][h]);
   }
 
- private:
-  // Compilers reorder the sums of both nibbles, run out of registers and go through memory, at
-  // half the speed.
-  static void keep_in_register(__m256i& x) {
-#if defined(__GNUC__) || defined(__clang__)
-    asm("" : "+x"(x));
-#endif
-  }
-
- public:
   static std::uint8_t at_least(const float* x, const float* threshold) {
     const __m256 least = _mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(threshold), _CMP_GE_OQ);
     return static_cast<std::uint8_t>(_mm256_movemask_ps(least));
@@ -92,25 +82,33 @@ struct Avx2 {
 
   static std::uint8_t inside(const std::uint16_t* x, const std::uint16_t* low,
                              const std::uint16_t* range, const std::uint16_t* flip) {
-    const auto load = [](const std::uint16_t* p) {
-      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    };
-    const __m128i above = _mm_sub_epi16(load(x), load(low));
-    const __m128i in = _mm_cmpeq_epi16(_mm_min_epu16(above, load(range)), above);
-    const __m128i bits = _mm_xor_si128(in, load(flip));
-    return static_cast<std::uint8_t>(_mm_movemask_epi8(_mm_packs_epi16(bits, bits)));
+    return to_bits(_mm_xor_si128(inside(load(x), load(low), load(range)), load(flip)));
   }
 
-  static std::uint64_t inside(const std::uint8_t* x, std::uint8_t low, std::uint8_t range) {
-    std::uint64_t bits = 0;
-    for (int half = 0; half < 2; ++half) {
-      const __m256i value = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 32 * half));
-      const __m256i above = _mm256_sub_epi8(value, _mm256_set1_epi8(static_cast<char>(low)));
-      const __m256i in = _mm256_cmpeq_epi8(
-          _mm256_min_epu8(above, _mm256_set1_epi8(static_cast<char>(range))), above);
-      bits |= std::uint64_t{static_cast<std::uint32_t>(_mm256_movemask_epi8(in))} << (32 * half);
-    }
-    return bits;
+  static std::uint8_t inside(const std::uint16_t* x, std::uint16_t low, std::uint16_t range) {
+    return to_bits(inside(load(x), _mm_set1_epi16(static_cast<short>(low)),
+                          _mm_set1_epi16(static_cast<short>(range))));
+  }
+
+ private:
+  static __m128i load(const std::uint16_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static __m128i inside(__m128i x, __m128i low, __m128i range) {
+    const __m128i above = _mm_sub_epi16(x, low);
+    return _mm_cmpeq_epi16(_mm_min_epu16(above, range), above);
+  }
+  // Eight lanes of all ones or zeros to eight bits.
+  static std::uint8_t to_bits(__m128i lanes) {
+    return static_cast<std::uint8_t>(_mm_movemask_epi8(_mm_packs_epi16(lanes, lanes)));
+  }
+
+  // Compilers reorder the sums of both nibbles, run out of registers and go through memory, at
+  // half the speed.
+  static void keep_in_register(__m256i& x) {
+#if defined(__GNUC__) || defined(__clang__)
+    asm("" : "+x"(x));
+#endif
   }
 };
 

@@ -47,7 +47,7 @@ struct Avx512 {
                              const std::uint16_t* range, const std::uint16_t* flip) {
     return Avx2::inside(x, low, range, flip);
   }
-  static std::uint64_t inside(const std::uint8_t* x, std::uint8_t low, std::uint8_t range) {
+  static std::uint8_t inside(const std::uint16_t* x, std::uint16_t low, std::uint16_t range) {
     return Avx2::inside(x, low, range);
   }
 };

@@ -4,7 +4,6 @@
 #include <arm_neon.h>
 
 #include "bits.h"
-#include "isa_portable.h"
 
 namespace bipft {
 namespace {
@@ -61,8 +60,8 @@ struct Neon {
     return gather(veorq_u16(vcleq_u16(above, vld1q_u16(range)), vld1q_u16(flip)));
   }
 
-  static std::uint64_t inside(const std::uint8_t* x, std::uint8_t low, std::uint8_t range) {
-    return Portable::inside(x, low, range);
+  static std::uint8_t inside(const std::uint16_t* x, std::uint16_t low, std::uint16_t range) {
+    return gather(vcleq_u16(vsubq_u16(vld1q_u16(x), vdupq_n_u16(low)), vdupq_n_u16(range)));
   }
 
  private:

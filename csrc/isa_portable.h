@@ -51,12 +51,12 @@ struct Portable {
     return static_cast<std::uint8_t>(bits);
   }
 
-  // Bit i: x[i] - low <= range in 8-bit modular arithmetic, for 64 numbers.
-  static std::uint64_t inside(const std::uint8_t* x, std::uint8_t low, std::uint8_t range) {
-    std::uint64_t bits = 0;
-    for (int i = 0; i < 64; ++i)
-      bits |= std::uint64_t{static_cast<std::uint8_t>(x[i] - low) <= range} << i;
-    return bits;
+  // The same for one interval.
+  static std::uint8_t inside(const std::uint16_t* x, std::uint16_t low, std::uint16_t range) {
+    unsigned bits = 0;
+    for (int i = 0; i < 8; ++i)
+      bits |= unsigned{static_cast<std::uint16_t>(x[i] - low) <= range} << i;
+    return static_cast<std::uint8_t>(bits);
   }
 };
 

@@ -22,18 +22,18 @@ class Layer {
         a_(program.attention),
         batch_(batch),
         length_(length),
-        length_words_(ceil_div(length, 64)),
-        words_(ceil_div(program.head_dim, 64)),
         bits_(static_cast<int>(program.bits)),
         kv_bits_(static_cast<int>(program.key_value_bits)) {
-    const std::int64_t heads = batch * p_.heads;
-    queries_.resize(heads * length * bits_ * words_);
-    keys_.resize(heads * kv_bits_ * words_ * length);
-    values_.resize(heads * length * kv_bits_ * words_);
-    transposed_.resize(heads * kv_bits_ * p_.head_dim * length_words_);
-    query_estimates_.resize(heads * length * a_.score_rank);
-    key_estimates_.resize(heads * length * a_.score_rank);
-    value_estimates_.resize(heads * length * a_.context_rank);
+    const std::int64_t heads = batch * p_.heads, rows = heads * length;
+    queries_.resize(heads * round_up(length, kTile) * bits_ * row_bytes(p_.head_dim));
+    keys_.resize(rows * kv_bits_ * row_bytes(p_.head_dim));
+    values_.resize(rows * kv_bits_ * row_bytes(p_.head_dim));
+    woven_keys_.resize(heads * kv_bits_ * woven_bytes(p_.head_dim, length));
+    woven_values_.resize(heads * kv_bits_ * woven_bytes(length, p_.head_dim));
+    ones_.resize(heads * kv_bits_ * p_.head_dim);
+    query_estimates_.resize(rows * a_.score_rank);
+    key_estimates_.resize(rows * a_.score_rank);
+    value_estimates_.resize(rows * a_.context_rank);
     tabulate();
   }
 
@@ -44,8 +44,7 @@ class Layer {
     parallel_for(batch_ * tiles, threads, [&](std::int64_t item, int worker) {
       project(x, item / tiles, item % tiles * kTile, scratch[worker]);
     });
-    parallel_for(batch_ * p_.heads, threads,
-                 [&](std::int64_t head, int) { transpose_values(head); });
+    parallel_for(batch_ * p_.heads, threads, [&](std::int64_t head, int) { weave(head); });
     forbid(mask);
     parallel_for(batch_ * tiles, threads, [&](std::int64_t item, int worker) {
       finish(x, y, item / tiles, item % tiles * kTile, scratch[worker]);
@@ -177,16 +176,15 @@ class Layer {
   // Bits [first, first + head_dim) of a row to where attention reads them.
   void place(int kind, std::int64_t b, std::int64_t h, std::int64_t t, int plane,
              const std::uint8_t* row, std::int64_t first) {
-    const std::int64_t head = b * p_.heads + h;
-    for (std::int64_t w = 0; w < words_; ++w) {
-      const auto count = static_cast<int>(std::min<std::int64_t>(64, p_.head_dim - w * 64));
-      const std::uint64_t word = extract_bits(row, first + w * 64, count);
-      if (kind == kQuery)
-        queries_[((head * length_ + t) * bits_ + plane) * words_ + w] = word;
-      else if (kind == kKey)
-        keys_[((head * kv_bits_ + plane) * words_ + w) * length_ + t] = word;
-      else
-        values_[((head * kv_bits_ + plane) * words_ + w) * length_ + t] = word;
+    const std::int64_t head = b * p_.heads + h, bytes = row_bytes(p_.head_dim);
+    // Queries lie by tiles of tokens, keys and values by planes.
+    std::uint8_t* target = kind == kQuery ? query_rows(head, t - t % kTile) +
+                                                (plane * kTile + t % kTile) * bytes
+                           : (kind == kKey ? keys_ : values_).data() +
+                                 ((head * kv_bits_ + plane) * length_ + t) * bytes;
+    for (std::int64_t k = 0; k < p_.head_dim; k += 64) {
+      const auto count = static_cast<int>(std::min<std::int64_t>(64, p_.head_dim - k));
+      store64(target + k / 8, extract_bits(row, first + k, count));
     }
   }
 
@@ -211,30 +209,59 @@ class Layer {
     if (kind == kValue) estimate(a_.context_left, a_.context_rank, b, h, t, x, value_estimates_);
   }
 
+  // Queries by token, keys and values by rank: a loop over keys then runs over neighbours.
   void estimate(const Section& map, std::int64_t rank, std::int64_t b, std::int64_t h,
                 std::int64_t t, const float* x, std::vector<float>& out) const {
+    float* own = out.data() + (b * p_.heads + h) * length_ * rank;
     for (std::int64_t r = 0; r < rank; ++r)
-      out[((b * p_.heads + h) * length_ + t) * rank + r] =
+      own[&out == &query_estimates_ ? t * rank + r : r * length_ + t] =
           dot(p_.at<float>(map) + (h * rank + r) * p_.head_dim, x, p_.head_dim);
   }
 
-  // Values of one head from a row of bits per key to a row of bits per dimension.
-  void transpose_values(std::int64_t head) {
+  static std::int64_t woven_bytes(std::int64_t in, std::int64_t out) {
+    return interleaved_bytes(Isa::layout, in, out);
+  }
+
+  // Bit planes (bits, kTile, row_bytes) of the queries of a tile that begins at token `start`.
+  std::uint8_t* query_rows(std::int64_t head, std::int64_t start) {
+    const std::int64_t tiles = ceil_div(length_, kTile);
+    return queries_.data() +
+           (head * tiles * kTile + start) * bits_ * row_bytes(p_.head_dim);
+  }
+
+  // Keys and values of one head, interleaved as the product wants its weights.
+  void weave(std::int64_t head) {
+    const std::int64_t dims = p_.head_dim, bytes = row_bytes(dims), columns = row_bytes(length_);
+    std::vector<std::uint8_t> transposed(round_up(dims, 64) * columns);
     for (int plane = 0; plane < kv_bits_; ++plane) {
-      const std::uint64_t* source = values_.data() + (head * kv_bits_ + plane) * words_ * length_;
-      std::uint64_t* target =
-          transposed_.data() + (head * kv_bits_ + plane) * p_.head_dim * length_words_;
-      for (std::int64_t w = 0; w < words_; ++w)
-        for (std::int64_t block = 0; block < length_words_; ++block) {
-          std::uint64_t square[64] = {};
-          const std::int64_t count = std::min<std::int64_t>(64, length_ - block * 64);
-          std::memcpy(square, source + w * length_ + block * 64, count * 8);
-          transpose64(square);
-          const std::int64_t dims = std::min<std::int64_t>(64, p_.head_dim - w * 64);
-          for (std::int64_t d = 0; d < dims; ++d)
-            target[(w * 64 + d) * length_words_ + block] = square[d];
-        }
+      const std::int64_t n = head * kv_bits_ + plane;
+      interleave(Isa::layout, keys_.data() + n * length_ * bytes, bytes, dims, length_,
+                 woven_keys_.data() + n * woven_bytes(dims, length_));
+      transpose(values_.data() + n * length_ * bytes, transposed.data());
+      interleave(Isa::layout, transposed.data(), columns, length_, dims,
+                 woven_values_.data() + n * woven_bytes(length_, dims));
+      for (std::int64_t d = 0; d < dims; ++d) {
+        int ones = 0;
+        for (std::int64_t w = 0; w < columns; w += 8)
+          ones += popcount64(load64(transposed.data() + d * columns + w));
+        ones_[n * dims + d] = static_cast<std::uint16_t>(ones);
+      }
     }
+  }
+
+  // From a row of bits per token to a row of bits per dimension.
+  void transpose(const std::uint8_t* source, std::uint8_t* target) const {
+    const std::int64_t bytes = row_bytes(p_.head_dim), columns = row_bytes(length_);
+    for (std::int64_t word = 0; word < bytes; word += 8)
+      for (std::int64_t block = 0; block < columns; block += 8) {
+        std::uint64_t square[64] = {};
+        const std::int64_t count = std::min<std::int64_t>(64, length_ - block * 8);
+        for (std::int64_t t = 0; t < count; ++t)
+          square[t] = load64(source + (block * 8 + t) * bytes + word);
+        transpose64(square);
+        for (std::int64_t d = 0; d < 64; ++d)
+          store64(target + (word * 8 + d) * columns + block, square[d]);
+      }
   }
 
   // Bit j of word i to bit i of word j, by swapping ever smaller blocks.
@@ -249,27 +276,33 @@ class Layer {
   }
 
   void forbid(const std::uint8_t* mask) {
-    const std::int64_t stride = length_words_ * 64;
-    forbidden_.assign(batch_ * stride, 0xff);
+    forbidden_.assign(batch_ * length_, 0);
+    allowed_.assign(batch_ * row_bytes(length_) / 8, 0);
     for (std::int64_t b = 0; b < batch_; ++b)
-      for (std::int64_t t = 0; t < length_; ++t)
-        if (!mask || mask[b * length_ + t]) forbidden_[b * stride + t] = 0;
+      for (std::int64_t t = 0; t < length_; ++t) {
+        if (mask && !mask[b * length_ + t])
+          forbidden_[b * length_ + t] = 255;
+        else
+          allowed_[b * row_bytes(length_) / 8 + t / 64] |= std::uint64_t{1} << (t % 64);
+      }
   }
 
   Head head(std::int64_t b, std::int64_t h) const {
-    const std::int64_t n = b * p_.heads + h;
+    const std::int64_t n = b * p_.heads + h, dims = p_.head_dim;
     return Head{
-        length_, length_words_, p_.head_dim, words_, bits_, kv_bits_,
-        keys_.data() + n * kv_bits_ * words_ * length_,
-        transposed_.data() + n * kv_bits_ * p_.head_dim * length_words_,
-        forbidden_.data() + b * length_words_ * 64,
+        length_, dims, bits_, kv_bits_,
+        woven_keys_.data() + n * kv_bits_ * woven_bytes(dims, length_),
+        woven_values_.data() + n * kv_bits_ * woven_bytes(length_, dims),
+        ones_.data() + n * kv_bits_ * dims,
+        forbidden_.data() + b * length_,
+        allowed_.data() + b * row_bytes(length_) / 8,
         p_.at<float>(a_.score_scale)[h], p_.at<float>(a_.probability_scale)[h],
         a_.score_rank, a_.context_rank,
         key_estimates_.data() + n * length_ * a_.score_rank,
         value_estimates_.data() + n * length_ * a_.context_rank,
-        p_.at<float>(a_.context_right) + h * p_.head_dim * a_.context_rank,
-        p_.at<float>(a_.value_scale) + h * p_.head_dim,
-        p_.at<float>(a_.context_bias) + h * p_.head_dim,
+        p_.at<float>(a_.context_right) + h * dims * a_.context_rank,
+        p_.at<float>(a_.value_scale) + h * dims,
+        p_.at<float>(a_.context_bias) + h * dims,
     };
   }
 
@@ -295,13 +328,9 @@ class Layer {
   void attend(std::int64_t b, std::int64_t h, std::int64_t start, std::int64_t count, Scratch& s) {
     const Head view = head(b, h);
     const std::int64_t n = b * p_.heads + h;
-    const ScoreTable* table = tables_.empty() ? nullptr : &tables_[h];
-    for (std::int64_t t = 0; t < count; ++t) {
-      const std::int64_t row = n * length_ + start + t;
-      s.attention(view, table, queries_.data() + row * bits_ * words_,
-                  query_estimates_.data() + row * a_.score_rank,
-                  s.context.data() + t * p_.hidden + h * p_.head_dim);
-    }
+    s.attention(view, tables_.empty() ? nullptr : &tables_[h], query_rows(n, start),
+                query_estimates_.data() + (n * length_ + start) * a_.score_rank, count,
+                s.context.data() + h * p_.head_dim, p_.hidden);
   }
 
   void linear(int kind, const float* x, std::int64_t count, float* y, Scratch& s) const {
@@ -350,11 +379,12 @@ class Layer {
 
   const Program& p_;
   const AttentionSpec& a_;
-  const std::int64_t batch_, length_, length_words_, words_;
+  const std::int64_t batch_, length_;
   const int bits_, kv_bits_;
-  std::vector<std::uint64_t> queries_, keys_, values_, transposed_;
+  std::vector<std::uint8_t> queries_, keys_, values_, woven_keys_, woven_values_;
+  std::vector<std::uint16_t> ones_, forbidden_;
+  std::vector<std::uint64_t> allowed_;
   std::vector<float> query_estimates_, key_estimates_, value_estimates_;
-  std::vector<std::uint8_t> forbidden_;
   std::vector<ScoreTable> tables_;
 };
 

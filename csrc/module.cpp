@@ -84,7 +84,7 @@ nb::ndarray<std::uint8_t, nb::numpy> interleave(const Rows& bits, std::int64_t i
   if (in < 1 || in > 65535 || static_cast<std::int64_t>(bits.shape(1)) != (in + 7) / 8)
     throw std::invalid_argument("rows have another number of bytes than their bits need");
   std::vector<std::uint8_t> woven(bipft::interleaved_bytes(chosen.layout, in, out));
-  bipft::interleave(chosen.layout, bits.data(), in, out, woven.data());
+  bipft::interleave(chosen.layout, bits.data(), (in + 7) / 8, in, out, woven.data());
   return to_bytes(woven);
 }
 

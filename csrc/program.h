@@ -32,7 +32,7 @@ struct AttentionSpec {
   // (heads, head_dim), then (heads,).
   Section query_shift, key_shift, value_shift, value_scale, context_bias;
   Section query_clip, key_clip, value_clip, score_scale, probability_scale;
-  // (heads, rank, head_dim) each, but context_right (heads, head_dim, rank).
+  // (heads, rank, head_dim) each.
   Section score_left, score_right, context_left, context_right;
 };
 

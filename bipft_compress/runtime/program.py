@@ -135,5 +135,5 @@ def _attention(
         numbers["attention.score_rank"] = attention.score_estimator.left.shape[-1]
     if attention.context_estimator is not None:
         arrays["attention.context_left"] = attention.context_estimator.left.transpose(1, 2)
-        arrays["attention.context_right"] = attention.context_estimator.right
+        arrays["attention.context_right"] = attention.context_estimator.right.transpose(1, 2)
         numbers["attention.context_rank"] = attention.context_estimator.left.shape[-1]

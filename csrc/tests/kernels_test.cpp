@@ -67,7 +67,7 @@ void test_product(int in, int out, int count) {
       std::to_string(count) + " x " + std::to_string(in) + " x " + std::to_string(out);
   for (const Path* path : supported_paths()) {
     std::vector<std::uint8_t> woven(interleaved_bytes(path->layout, in, out));
-    interleave(path->layout, weights.data(), in, out, woven.data());
+    interleave(path->layout, weights.data(), ceil_div(in, 8), in, out, woven.data());
     std::vector<std::int32_t> result(count * out, 12345);
     path->product(woven.data(), in, out, activations.data(), count, result.data(), between(1, 3));
     check(result == expected, "product", *path, shape);
