@@ -95,7 +95,7 @@ class HeadAttention {
     for (; k + 4 <= h.length; k += 4)
       for (int l = 0; l < 4; ++l)
         sums[l] += table.weight[(counts[k + l] | h.forbidden[k + l]) & 255];
-    for (; k < h.length; ++k) sums[0] += table.weight[(counts[k] | h.forbidden[k]) & 255];
+    for (; k < h.length; ++k) sums[k % 4] += table.weight[(counts[k] | h.forbidden[k]) & 255];
     const double least = 0.5 * h.probability_scale * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
     const double* weight = table.weight;
     std::int64_t low = 0, high = h.head_dim;

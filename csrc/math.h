@@ -8,18 +8,17 @@
 namespace bipft {
 namespace {
 
-// Sums in 16 lanes, then the lanes: the same for any number of threads.
+// Sums in 16 lanes, then the lanes. Zeros at the end change nothing, as padding must.
 template <class F>
 inline float sum(std::int64_t n, F term) {
   float lanes[16] = {};
   std::int64_t i = 0;
   for (; i + 16 <= n; i += 16)
     for (int l = 0; l < 16; ++l) lanes[l] += term(i + l);
-  float total = 0;
-  for (; i < n; ++i) total += term(i);
+  for (; i < n; ++i) lanes[i % 16] += term(i);
   for (int width = 8; width; width /= 2)
     for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-  return total + lanes[0];
+  return lanes[0];
 }
 
 inline float dot(const float* a, const float* b, std::int64_t n) {

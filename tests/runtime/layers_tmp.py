@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from bipft_compress.runtime.parameters import (
 )
 
 
-def random_layer(
+def make_layer(
     heads: int = 2,
     head_dim: int = 8,
     ffn: int = 24,
@@ -92,3 +93,9 @@ def random_layer(
         bits=bits,
         key_value_bits=key_value_bits,
     )
+
+
+@pytest.fixture(scope="session")
+def random_layer():
+    """`make_layer`: any shape, the same numbers for the same arguments."""
+    return make_layer
