@@ -15,7 +15,7 @@ from bipft_compress import checkpoint
 from bipft_compress.convert.attach import ATTRIBUTE
 from bipft_compress.convert.storage import Storage, storage_plan
 from bipft_compress.convert.swap import swap
-from bipft_compress.errors import CheckpointError, UserError
+from bipft_compress.errors import CheckpointError, first_line
 from bipft_compress.families import Encoder, EncoderLayer, get_module, set_module
 from bipft_compress.nn import FrequencyAwareEmbedding, SignEmbedding
 from bipft_compress.recipe import Recipe
@@ -53,10 +53,10 @@ def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     record = read_record(path, recipe)
     try:
         skeleton = Skeleton(checkpoint.load_config(path), recipe)
-    except CheckpointError:
-        raise
-    except (UserError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} has a configuration that fits no model ({error}).") from None
+    except Exception as error:  # transformers checks little of what it builds from
+        raise CheckpointError(
+            f"The configuration of {path} fits no model ({first_line(error)})."
+        ) from None
     tensors = read_tensors(path / WEIGHTS, skeleton.expected(), record.tensors)
     return skeleton.fill(tensors), checkpoint.load_tokenizer(path), record
 

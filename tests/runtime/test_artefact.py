@@ -218,9 +218,12 @@ def test_a_damaged_artefact_is_refused(packed, fault):
     assert "\n" not in str(error.value)
 
 
-def test_a_configuration_that_fits_no_model(packed):
+@pytest.mark.parametrize(
+    "values", [{"num_attention_heads": 7}, {"num_attention_heads": 0}, {"hidden_act": "gelv"}]
+)
+def test_a_configuration_that_fits_no_model(packed, values):
     path = packed / "config.json"
-    _edit(path, num_attention_heads=7)
+    _edit(path, **values)
     _edit_config(packed)
     with pytest.raises(CheckpointError, match="fits no model"):
         load(packed)
