@@ -21,6 +21,7 @@ from bipft_compress.nn import FrequencyAwareEmbedding, SignEmbedding
 from bipft_compress.recipe import Recipe
 from bipft_compress.record import WEIGHTS, Record
 from bipft_compress.runtime.artefact import is_packed, read_recipe, read_record, read_tensors
+from bipft_compress.runtime.bits import unpack_fields
 from bipft_compress.runtime.codec import packed_like
 from bipft_compress.runtime.embedding import (
     PackedDecoder,
@@ -172,6 +173,12 @@ def _word_embedding(
     columns = module.embedding_dim
     if isinstance(module, SignEmbedding):
         return PackedSignEmbedding(tensors[f"{path}.weight"], tensors[f"{path}.scale"], columns)
+    marked = unpack_fields(tensors[f"{path}.is_frequent"], 1, module.num_embeddings).sum()
+    if marked != module.frequent_rows:
+        raise CheckpointError(
+            f"{path}.is_frequent marks {marked} rows where there are {module.frequent_rows}: the "
+            "artefact was changed; pack the checkpoint again."
+        )
     return PackedFrequencyAwareEmbedding(
         PackedRoundedEmbedding(
             tensors[f"{path}.frequent"],

@@ -229,6 +229,17 @@ def test_a_configuration_that_fits_no_model(packed, values):
         load(packed)
 
 
+def test_flags_that_contradict_the_rows(packed):
+    """Well formed, of the right checksum, and still not looked up beyond the end of a table."""
+    name = "embeddings.word_embeddings.is_frequent"
+    _rewrite(packed, lambda tensors: tensors[name].fill_(255))
+    digests = json.loads((packed / RECORD).read_text())["tensors"]
+    digests[name] = hashlib.sha256(b"\xff" * 13).hexdigest()
+    _edit(packed / RECORD, tensors=digests)
+    with pytest.raises(CheckpointError, match="marks 101 rows where there are 10"):
+        load(packed)
+
+
 def test_not_an_artefact(write_checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="no directory"):
         load(tmp_path / "nowhere")

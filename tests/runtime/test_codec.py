@@ -11,8 +11,8 @@ from bipft_compress.convert.storage import storage_plan
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import build_report
+from bipft_compress.runtime.bits import unpack_signs
 from bipft_compress.runtime.codec import pack_state, packed_like, unpack_state
-from bipft_compress.runtime.reference import unpack_signs
 
 from .conftest import EVERYTHING
 
