@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from bipft_compress.convert.swap import swap
-from bipft_compress.errors import CheckpointError, UnsupportedModelError
+from bipft_compress.errors import CheckpointError, UnsupportedModelError, first_line
 from bipft_compress.families import check_supported
 from bipft_compress.files import atomic_directory, read_json, sha256
 from bipft_compress.record import RECORD, WEIGHTS, Record, write_record
@@ -54,7 +54,7 @@ def load_config(checkpoint: str | Path) -> transformers.PretrainedConfig:
         except (OSError, ValueError, HFValidationError) as error:
             raise CheckpointError(
                 f"Checkpoint {str(checkpoint)!r} cannot be read: it is neither a local directory "
-                f"nor a model that the hub answers for ({_first_line(error)})."
+                f"nor a model that the hub answers for ({first_line(error)})."
             ) from None
     check_supported(config)
     return config
@@ -95,7 +95,7 @@ def load_pretrained(
             f"The weights of {checkpoint} are truncated or damaged ({error}): fetch them again."
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint} cannot be loaded ({_first_line(error)}).") from None
+        raise CheckpointError(f"{checkpoint} cannot be loaded ({first_line(error)}).") from None
     # A base model's keys begin with these names, those of a model with a head contain them.
     parts = (".layer.", ".embeddings.", ".embeddings_project.")
     missing = [key for key in info["missing_keys"] if any(part in f".{key}" for part in parts)]
@@ -118,7 +118,7 @@ def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     except Exception as error:  # the tokenizers library raises nothing more specific
         raise CheckpointError(
-            f"The tokenizer of {checkpoint} cannot be loaded ({_first_line(error)})."
+            f"The tokenizer of {checkpoint} cannot be loaded ({first_line(error)})."
         ) from None
     # Where there are no files, transformers makes up a tokenizer that knows no word.
     files = tokenizer.vocab_files_names.values()
@@ -128,10 +128,6 @@ def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
             "original there."
         )
     return tokenizer
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def state_to_save(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -163,7 +159,7 @@ def load_state(model: torch.nn.Module, path: Path) -> None:
     except SafetensorError as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}).") from None
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the model ({_first_line(error)}).") from None
+        raise CheckpointError(f"{path} does not fit the model ({first_line(error)}).") from None
 
 
 def save(

@@ -30,3 +30,8 @@ class OutputError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on: a loss that is not a number, or nothing to resume from."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says went wrong, short enough for a sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

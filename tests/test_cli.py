@@ -8,9 +8,11 @@ import sys
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, GPT2Config, GPT2Model
 
 from bipft_compress import cli
+from bipft_compress.record import Record, write_record
 
 RECIPE = {
     "initialisation": {"calibration_tokens": 400, "batch_tokens": 200, "sequence_length": 24},
@@ -71,10 +73,29 @@ def test_run_then_every_job_alone(call, make_checkpoint, recipe, corpus, tmp_pat
     assert (out / "pretrained" / "model.safetensors").stat().st_mtime_ns == stamp
     code, text, _ = call("evaluate", out / "pretrained", "--data", pairs, "--json")
     assert code == 0
-    assert -1 <= json.loads(text)["compressed"] <= 1
+    figures = json.loads(text)
+    assert -1 <= figures["compressed"] <= 1
     code, text, _ = call("report", out / "pretrained", "--out", tmp_path / "again", "--json")
     assert code == 0
     assert json.loads(text)["operations"]["ratio"] == made["operations"]["ratio"]
+    packed = tmp_path / "packed"
+    code, text, _ = call("pack", out / "pretrained", "--out", packed)
+    assert code == 0
+    assert all(word in text for word in ("full precision", "packed, the whole file", "smaller"))
+    assert str(packed) in text.replace("\n", "")
+    assert (packed / "report.html").is_file()
+    assert "pack" in json.loads((packed / "report.json").read_text())["provenance"]
+    code, text, _ = call("evaluate", packed, "--data", pairs, "--json")
+    assert code == 0
+    assert json.loads(text) == pytest.approx(figures, abs=1e-4)
+    code, text, _ = call("report", packed, "--out", tmp_path / "of-packed", "--json")
+    assert code == 0
+    found = json.loads(text)
+    assert found["memory"] == made["memory"]
+    assert found["quality"]["sts_spearman"] == pytest.approx(figures, abs=1e-4)
+    code, text, _ = call("pack", out / "pretrained", "--out", packed, "--overwrite", "--json")
+    assert code == 0
+    assert json.loads(text)["packed_bytes"] == (packed / "model.safetensors").stat().st_size
 
 
 def test_report_from_a_config_alone(call, tmp_path):
@@ -99,7 +120,7 @@ def test_recipes_are_listed(call):
 
 
 @pytest.mark.parametrize(
-    "command", ["compress", "pretrain", "evaluate", "report", "run", "recipes"]
+    "command", ["compress", "pretrain", "pack", "evaluate", "report", "run", "recipes"]
 )
 def test_help_shows_an_example(call, command):
     code, text, _ = call(command, "--help")
@@ -190,6 +211,33 @@ class TestFaults:
             "pretrain", make_checkpoint("bert"), "--corpus", corpus, "--out", tmp_path / "o",
             says="is not a binary checkpoint",
         )  # fmt: skip
+
+    @pytest.fixture
+    def packed(self, call, make_checkpoint, tmp_path, recipe):
+        source, binary, packed = make_checkpoint("bert"), tmp_path / "b", tmp_path / "packed"
+        assert call("compress", source, "--recipe", recipe, "--out", binary)[0] == 0
+        assert call("pack", binary, "--out", packed)[0] == 0
+        return packed
+
+    def test_packed_twice(self, fails, packed, tmp_path):
+        fails("pack", packed, "--out", tmp_path / "o", says="is packed: it runs, but cannot be")
+
+    def test_packed_over_something(self, fails, packed, tmp_path):
+        fails("pack", tmp_path / "b", "--out", packed, says="already exists")
+
+    def test_packed_and_damaged(self, fails, packed, tmp_path):
+        (tmp_path / "p.tsv").write_text("sentence1\tsentence2\tscore\nab\tcd\t1\nab\tab\t5\n")
+        file = packed / "model.safetensors"
+        file.write_bytes((2**60).to_bytes(8, "little") + file.read_bytes()[8:])
+        fails("evaluate", packed, "--data", tmp_path / "p.tsv", says="cannot hold a header of")
+
+    def test_a_number_that_16_bits_cannot_hold(self, fails, packed, tmp_path):
+        path = tmp_path / "b" / "model.safetensors"
+        state = load_file(path)
+        state["encoder.layer.0.attention.self.query.bias"][0] = 1e5
+        save_file(state, path)
+        write_record(tmp_path / "b", Record.read(tmp_path / "b"))
+        fails("pack", tmp_path / "b", "--out", tmp_path / "o", says="set kept.vectors to 32")
 
     def test_pairs_without_scores(self, fails, tmp_path):
         (tmp_path / "p.tsv").write_text("sentence1\tsentence2\na\tb\n")

@@ -103,7 +103,7 @@ def pack(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Pack a binary checkpoint to bits: the artefact that runs, checked sums and report included.
+    """Pack a binary checkpoint to bits: the artefact that runs, with checksums and its report.
 
     Example: `bipft-compress pack bert-binary --out bert-packed`
     """

@@ -15,12 +15,13 @@ from bipft_compress import checkpoint
 from bipft_compress.convert.attach import ATTRIBUTE
 from bipft_compress.convert.storage import Storage, storage_plan
 from bipft_compress.convert.swap import swap
-from bipft_compress.errors import CheckpointError, UserError
+from bipft_compress.errors import CheckpointError, first_line
 from bipft_compress.families import Encoder, EncoderLayer, get_module, set_module
 from bipft_compress.nn import FrequencyAwareEmbedding, SignEmbedding
 from bipft_compress.recipe import Recipe
 from bipft_compress.record import WEIGHTS, Record
 from bipft_compress.runtime.artefact import is_packed, read_recipe, read_record, read_tensors
+from bipft_compress.runtime.bits import unpack_fields
 from bipft_compress.runtime.codec import packed_like
 from bipft_compress.runtime.embedding import (
     PackedDecoder,
@@ -53,10 +54,10 @@ def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     record = read_record(path, recipe)
     try:
         skeleton = Skeleton(checkpoint.load_config(path), recipe)
-    except CheckpointError:
-        raise
-    except (UserError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} has a configuration that fits no model ({error}).") from None
+    except Exception as error:  # transformers checks little of what it builds from
+        raise CheckpointError(
+            f"The configuration of {path} fits no model ({first_line(error)})."
+        ) from None
     tensors = read_tensors(path / WEIGHTS, skeleton.expected(), record.tensors)
     return skeleton.fill(tensors), checkpoint.load_tokenizer(path), record
 
@@ -172,6 +173,12 @@ def _word_embedding(
     columns = module.embedding_dim
     if isinstance(module, SignEmbedding):
         return PackedSignEmbedding(tensors[f"{path}.weight"], tensors[f"{path}.scale"], columns)
+    marked = unpack_fields(tensors[f"{path}.is_frequent"], 1, module.num_embeddings).sum()
+    if marked != module.frequent_rows:
+        raise CheckpointError(
+            f"{path}.is_frequent marks {marked} rows where there are {module.frequent_rows}: the "
+            "artefact was changed; pack the checkpoint again."
+        )
     return PackedFrequencyAwareEmbedding(
         PackedRoundedEmbedding(
             tensors[f"{path}.frequent"],

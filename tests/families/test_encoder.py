@@ -49,6 +49,13 @@ def test_parts(make_model, family, head):
         and any(name.startswith(layer.path + ".") for layer in encoder.layers)
     }
     assert inside == {path for _, _, path in found}
+    norms = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm) and name.startswith(encoder.layers[1].path + ".")
+    }
+    assert norms == {encoder.layers[1].attention_norm, encoder.layers[1].output_norm}
+    assert encoder.activation == "gelu"
     assert get_module(model, encoder.word_embeddings).num_embeddings == 101
     # With the word embeddings, all embedding tables are named.
     tables = {n for n, m in model.named_modules() if isinstance(m, nn.Embedding)}

@@ -1,0 +1,131 @@
+"""A packed model computes what the training model does, in every family and for every recipe."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from bipft_compress.runtime.layer import PackedLayer
+
+from .conftest import EVERYTHING, RANKS
+
+RECIPES = {
+    "default": {},
+    "everything": EVERYTHING,
+    "sign": {"embeddings": {"code": "sign"}, "estimators": {"scores": 2}},
+    "full": {
+        "embeddings": {"code": "full"},
+        "kept": {"vectors": 32, "position_embeddings": 32, "pooler": 16},
+        "estimators": RANKS | {"context": 2, "bits": 32},
+    },
+}
+CLOSE = {"atol": 1e-5, "rtol": 0}
+
+
+def _both(pair, packed, batch):
+    with torch.no_grad():
+        ours = packed(**batch, output_hidden_states=True)
+        theirs = pair.student(**batch, output_hidden_states=True)
+    return ours, theirs
+
+
+def _assert_same(ours, theirs):
+    assert len(ours.hidden_states) == len(theirs.hidden_states) == 3
+    for mine, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        torch.testing.assert_close(mine, other, **CLOSE)
+    for key in theirs:
+        if key != "hidden_states":
+            torch.testing.assert_close(ours[key], theirs[key], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_family_and_recipe(make_binary, pack_in_memory, family, recipe, padded):
+    pair = make_binary(family, recipe=RECIPES[recipe])
+    _, packed = pack_in_memory(pair, RECIPES[recipe])
+    assert type(packed) is type(pair.student)
+    _assert_same(*_both(pair, packed, padded))
+
+
+@pytest.mark.parametrize("key_value_bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_every_width_of_codes(make_binary, pack_in_memory, bits, key_value_bits, padded):
+    recipe = {"activations": {"bits": bits, "key_value_bits": key_value_bits}}
+    pair = make_binary("bert", recipe=recipe)
+    _, packed = pack_in_memory(pair, recipe)
+    _assert_same(*_both(pair, packed, padded))
+
+
+@pytest.mark.parametrize(
+    "head", ["ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"]
+)
+@pytest.mark.parametrize("code", ["full", "frequency-aware"])
+def test_heads(make_binary, pack_in_memory, family, head, code, padded):
+    recipe = {"embeddings": {"code": code}}
+    pair = make_binary(family, head, recipe)
+    _, packed = pack_in_memory(pair, recipe)
+    _assert_same(*_both(pair, packed, padded))
+
+
+def test_heads_for_pretraining(make_binary, pack_in_memory, padded):
+    pair = make_binary("bert", "ForPreTraining")
+    _, packed = pack_in_memory(pair)
+    _assert_same(*_both(pair, packed, padded))
+
+
+def test_padding_does_not_leak(make_binary, pack_in_memory, family, padded):
+    recipe = EVERYTHING
+    _, packed = pack_in_memory(make_binary(family, recipe=recipe), recipe)
+    with torch.no_grad():
+        together = packed(**padded).last_hidden_state
+        for row, length in enumerate(padded["attention_mask"].sum(1).tolist()):
+            alone = packed(padded["input_ids"][row : row + 1, :length]).last_hidden_state
+            torch.testing.assert_close(together[row, :length], alone[0], **CLOSE)
+        other = {**padded, "input_ids": padded["input_ids"].clone()}
+        other["input_ids"][0, 9:] = 44
+        if packed.config.model_type not in ("roberta", "xlm-roberta", "camembert"):
+            # Those read positions off the padding tokens themselves.
+            changed = packed(**other).last_hidden_state
+            assert torch.equal(changed[0, :9], together[0, :9])
+
+
+def test_a_sequence_of_padding_alone(make_binary, pack_in_memory, padded):
+    pair = make_binary("bert")
+    _, packed = pack_in_memory(pair)
+    batch = {**padded, "attention_mask": padded["attention_mask"].clone()}
+    batch["attention_mask"][2] = 0
+    _assert_same(*_both(pair, packed, batch))
+
+
+def test_other_masks_are_refused(make_binary, pack_in_memory, padded):
+    _, packed = pack_in_memory(make_binary("bert"))
+    causal = torch.ones(14, 14).tril().bool().expand(3, 1, 14, 14)
+    with torch.no_grad(), pytest.raises(ValueError, match="masks of tokens"):
+        packed(padded["input_ids"], attention_mask=causal)
+
+
+def test_memory_is_that_of_the_bits(make_binary, pack_in_memory):
+    pair = make_binary("bert", recipe=EVERYTHING)
+    tensors, packed = pack_in_memory(pair, EVERYTHING)
+    bits = {t.data_ptr() for t in tensors.values() if t.dtype == torch.uint8}
+    held = {t.data_ptr() for t in packed.buffers()}
+    assert bits <= held
+    # No table or weight of the original is held in floating point beside them.
+    original = {p.shape for p in pair.teacher.parameters() if p.dim() == 2 and min(p.shape) > 3}
+    numbers = [t for t in (*packed.parameters(), *packed.buffers()) if t.is_floating_point()]
+    assert not [t.shape for t in numbers if t.shape in original]
+    assert not [p for p in packed.parameters() if p.requires_grad]
+    assert len([m for m in packed.modules() if isinstance(m, PackedLayer)]) == 2
+
+
+def test_a_copy_is_a_model_of_its_own(make_binary, pack_in_memory, padded):
+    _, packed = pack_in_memory(make_binary("bert"))
+    copied = copy.deepcopy(packed)
+    with torch.no_grad():
+        before = packed(**padded)[0]
+        assert torch.equal(copied(**padded)[0], before)
+        copied.encoder.layer[0].packed.query_weight.zero_()
+        copied.to(torch.device("cpu"))
+        assert not torch.equal(copied(**padded)[0], before)
+        assert torch.equal(packed(**padded)[0], before)
