@@ -97,8 +97,6 @@ class Compiler {
     interleave(path_.layout, static_cast<const std::uint8_t*>(packed.data),
                ceil_div(in, 8), in, out, woven.data());
     l.weights = append(woven.data(), static_cast<std::int64_t>(woven.size()), out);
-    l.scale = floats(name + ".scale", out);
-    l.bias = floats(name + ".bias", out);
     l.shift = floats(name + ".shift", in);
     if (has(name + ".down")) {
       l.rank = whole(name + ".rank", 1, 65535);
@@ -110,6 +108,9 @@ class Compiler {
       l.low = interval(name + ".low", out, 65535);
       l.range = interval(name + ".range", out, 0);
       l.flip = interval(name + ".flip", out, 0);
+    } else {
+      l.scale = floats(name + ".scale", out);
+      l.bias = floats(name + ".bias", out);
     }
     return l;
   }

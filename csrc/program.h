@@ -19,7 +19,8 @@ enum Kind { kQuery, kKey, kValue, kAttentionOutput, kFfnUp, kFfnDown, kKinds };
 enum Activation : std::int32_t { kGelu, kGeluTanh, kRelu, kSilu, kFoldedOnly };
 
 // y = scale * acc + bias + up (down x), acc the integer of the product. Where `folded`, the output
-// is wanted as a sign only, and low, range and flip say which popcounts give +1: see `inside`.
+// is wanted as a sign only: low, range and flip say which popcounts give +1 (see `inside`), and
+// scale and bias are not there.
 struct LinearSpec {
   std::int64_t in, out, rank;
   float activation_scale;

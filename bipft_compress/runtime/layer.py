@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from bipft_compress.families import LINEAR_KINDS
 from bipft_compress.nn.attention import SMALLEST_SCALE
 from bipft_compress.runtime import reference
+from bipft_compress.runtime.native import REFERENCE, chosen_path
+from bipft_compress.runtime.ops import encoder_layer
 from bipft_compress.runtime.parameters import (
     AttentionParameters,
     HeadwiseLowRank,
@@ -20,6 +23,9 @@ from bipft_compress.runtime.parameters import (
     LowRank,
     NormParameters,
 )
+from bipft_compress.runtime.program import compile_layer
+
+logger = logging.getLogger("bipft_compress")
 
 
 @dataclass(frozen=True)
@@ -141,10 +147,51 @@ class PackedLayer(nn.Module):
         return f"{size:,} bytes, {self.facts.bits}-bit activations"
 
 
+class CompiledLayer(nn.Module):
+    """One encoder layer in the form that the compiled kernels run; for inference on a CPU.
+
+    Args:
+        program: of `program.compile_layer`; all that is kept.
+        path: the processor it was compiled for.
+    """
+
+    def __init__(self, program: Tensor, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self.program: Tensor
+        self.register_buffer("program", program)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """Hidden states after this layer: see `reference.encoder_layer`."""
+        return encoder_layer(x.float(), key_mask, self.program).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.program.nbytes:,} bytes, {self.path}"
+
+
+def make_layer(tensors: Mapping[str, Tensor], facts: LayerFacts) -> PackedLayer | CompiledLayer:
+    """A layer on the fastest path of this machine: see `native.chosen_path`.
+
+    Args:
+        tensors: see `layer_parameters`.
+        facts: of the layer.
+    """
+    path = chosen_path()
+    if path != REFERENCE:
+        program = compile_layer(layer_parameters(tensors, facts), path)
+        if program is not None:
+            return CompiledLayer(program, path)
+        logger.info(
+            "the kernels do not know the activation %r: using the reference", facts.activation
+        )
+    return PackedLayer(tensors, facts)
+
+
 def run_packed(
     self: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
 ) -> Tensor:
-    """The `forward` of a transformers layer whose only child is a `PackedLayer` named ``packed``.
+    """The `forward` of a transformers layer whose only child, ``packed``, is of `make_layer`.
 
     Raises:
         ValueError: a mask that is not of keys alone.
@@ -154,5 +201,5 @@ def run_packed(
         key_mask = attention_mask[:, 0, 0, :]
         if attention_mask.dtype != torch.bool or (attention_mask != key_mask[:, None, None]).any():
             raise ValueError("a packed model takes masks of tokens (batch, length), no others")
-    packed: PackedLayer = self.packed  # type: ignore[assignment]
+    packed: PackedLayer | CompiledLayer = self.packed  # type: ignore[assignment]
     return packed(hidden_states, key_mask)  # type: ignore[no-any-return]

@@ -31,7 +31,7 @@ from bipft_compress.runtime.embedding import (
     PackedRoundedLinear,
     PackedSignEmbedding,
 )
-from bipft_compress.runtime.layer import LayerFacts, PackedLayer, run_packed
+from bipft_compress.runtime.layer import LayerFacts, make_layer, run_packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -134,7 +134,7 @@ class Skeleton:
         # The class stays: transformers finds the hidden states by it.
         for child, _ in list(module.named_children()):
             delattr(module, child)
-        module.packed = PackedLayer(own, facts)
+        module.packed = make_layer(own, facts)
         module.forward = MethodType(run_packed, module)
 
 

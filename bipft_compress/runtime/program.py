@@ -104,8 +104,6 @@ def _linears(
     for kind, linear in layer.linears.items():
         arrays |= {
             f"{kind}.bits": linear.bits,
-            f"{kind}.scale": _scale(linear),
-            f"{kind}.bias": linear.bias,
             f"{kind}.shift": linear.shift,
         }
         numbers[f"{kind}.activation_scale"] = linear.activation_scale
@@ -116,6 +114,8 @@ def _linears(
             numbers[f"{kind}.rank"] = len(linear.estimator.down)
         if kind in folded:
             arrays |= {f"{kind}.{name}": part for name, part in folded[kind]._asdict().items()}
+        else:
+            arrays |= {f"{kind}.scale": _scale(linear), f"{kind}.bias": linear.bias}
     return arrays, numbers
 
 

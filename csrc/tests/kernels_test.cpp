@@ -97,8 +97,6 @@ class RandomLayer {
     for (const auto& l : linears) {
       const std::string name = l.name;
       bits(name + ".bits", l.out * ceil_div(l.in, 8));
-      floats(name + ".scale", l.out, 1 / std::sqrt(static_cast<float>(l.in)));
-      floats(name + ".bias", l.out, 0.1f);
       floats(name + ".shift", l.in, 0.1f);
       source.numbers[name + ".activation_scale"] = 0.7;
       if (s.rank) {
@@ -111,6 +109,9 @@ class RandomLayer {
         words(name + ".low", l.out, 0, l.in);
         words(name + ".range", l.out, 0, l.in);
         words(name + ".flip", l.out, 0, 1);
+      } else {
+        floats(name + ".scale", l.out, 1 / std::sqrt(static_cast<float>(l.in)));
+        floats(name + ".bias", l.out, 0.1f);
       }
     }
     for (const char* name :

@@ -152,6 +152,15 @@ def test_operators_are_visible_to_export_and_compile(random_layer):
     torch.library.opcheck(torch.ops.bipft_compress.encoder_layer.default, (x, None, program))
 
 
+def test_memory_is_that_of_the_bits(random_layer):
+    """In a BERT-base geometry all else (shifts, scales, intervals, norms) is a seventh."""
+    layer = random_layer(12, 64, 3072, ranks={"attention_output": 3})
+    bits = sum(linear.bits.nbytes for linear in layer.linears.values())
+    assert bits == 12 * 768**2 // 8
+    for path in COMPILED:
+        assert compile_layer(layer, path).nbytes < bits * 8 / 7
+
+
 def test_a_damaged_program_is_refused(random_layer):
     program = compile_layer(random_layer(), COMPILED[0])
     x = torch.randn(1, 3, 16)

@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 
-from bipft_compress.runtime.layer import PackedLayer
+from bipft_compress.runtime.layer import CompiledLayer, PackedLayer
+from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE, paths
 
 from .conftest import EVERYTHING, RANKS
 
@@ -22,6 +23,19 @@ RECIPES = {
     },
 }
 CLOSE = {"atol": 1e-5, "rtol": 0}
+
+
+@pytest.fixture(params=sorted({paths()[0], REFERENCE}))
+def path(request, monkeypatch):
+    """The fastest path of this machine, and the reference."""
+    monkeypatch.setenv(PATH_VARIABLE, request.param)
+    return request.param
+
+
+def test_layers_run_on_the_path_asked_for(make_binary, pack_in_memory, path):
+    _, packed = pack_in_memory(make_binary("bert"))
+    expected = PackedLayer if path == REFERENCE else CompiledLayer
+    assert len([m for m in packed.modules() if isinstance(m, expected)]) == 2
 
 
 def _both(pair, packed, batch):
@@ -41,7 +55,7 @@ def _assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_family_and_recipe(make_binary, pack_in_memory, family, recipe, padded):
+def test_every_family_and_recipe(make_binary, pack_in_memory, path, family, recipe, padded):
     pair = make_binary(family, recipe=RECIPES[recipe])
     _, packed = pack_in_memory(pair, RECIPES[recipe])
     assert type(packed) is type(pair.student)
@@ -50,7 +64,7 @@ def test_every_family_and_recipe(make_binary, pack_in_memory, family, recipe, pa
 
 @pytest.mark.parametrize("key_value_bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_every_width_of_codes(make_binary, pack_in_memory, bits, key_value_bits, padded):
+def test_every_width_of_codes(make_binary, pack_in_memory, path, bits, key_value_bits, padded):
     recipe = {"activations": {"bits": bits, "key_value_bits": key_value_bits}}
     pair = make_binary("bert", recipe=recipe)
     _, packed = pack_in_memory(pair, recipe)
@@ -74,7 +88,7 @@ def test_heads_for_pretraining(make_binary, pack_in_memory, padded):
     _assert_same(*_both(pair, packed, padded))
 
 
-def test_padding_does_not_leak(make_binary, pack_in_memory, family, padded):
+def test_padding_does_not_leak(make_binary, pack_in_memory, path, family, padded):
     recipe = EVERYTHING
     _, packed = pack_in_memory(make_binary(family, recipe=recipe), recipe)
     with torch.no_grad():
@@ -90,7 +104,7 @@ def test_padding_does_not_leak(make_binary, pack_in_memory, family, padded):
             assert torch.equal(changed[0, :9], together[0, :9])
 
 
-def test_a_sequence_of_padding_alone(make_binary, pack_in_memory, padded):
+def test_a_sequence_of_padding_alone(make_binary, pack_in_memory, path, padded):
     pair = make_binary("bert")
     _, packed = pack_in_memory(pair)
     batch = {**padded, "attention_mask": padded["attention_mask"].clone()}
@@ -98,14 +112,15 @@ def test_a_sequence_of_padding_alone(make_binary, pack_in_memory, padded):
     _assert_same(*_both(pair, packed, batch))
 
 
-def test_other_masks_are_refused(make_binary, pack_in_memory, padded):
+def test_other_masks_are_refused(make_binary, pack_in_memory, path, padded):
     _, packed = pack_in_memory(make_binary("bert"))
     causal = torch.ones(14, 14).tril().bool().expand(3, 1, 14, 14)
     with torch.no_grad(), pytest.raises(ValueError, match="masks of tokens"):
         packed(padded["input_ids"], attention_mask=causal)
 
 
-def test_memory_is_that_of_the_bits(make_binary, pack_in_memory):
+def test_memory_is_that_of_the_bits(make_binary, pack_in_memory, monkeypatch):
+    monkeypatch.setenv(PATH_VARIABLE, REFERENCE)
     pair = make_binary("bert", recipe=EVERYTHING)
     tensors, packed = pack_in_memory(pair, EVERYTHING)
     bits = {t.data_ptr() for t in tensors.values() if t.dtype == torch.uint8}
