@@ -134,7 +134,8 @@ def test_memory_is_that_of_the_bits(make_binary, pack_in_memory, monkeypatch):
     assert len([m for m in packed.modules() if isinstance(m, PackedLayer)]) == 2
 
 
-def test_a_copy_is_a_model_of_its_own(make_binary, pack_in_memory, padded):
+def test_a_copy_is_a_model_of_its_own(make_binary, pack_in_memory, padded, monkeypatch):
+    monkeypatch.setenv(PATH_VARIABLE, REFERENCE)
     _, packed = pack_in_memory(make_binary("bert"))
     copied = copy.deepcopy(packed)
     with torch.no_grad():
