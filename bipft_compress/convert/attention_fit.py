@@ -135,9 +135,9 @@ def _fit_context(
         estimator.left.zero_()
     codes, mixed, targets = [], [], []
     for (student, teacher), p in zip(samples, wanted, strict=True):
-        pb = attention.probabilities(attention.scores(student[0], student[1]), None)
+        pb = attention.probability_codes(attention.scores(student[0], student[1]), None)
         codes.append(_by_head(attention.context(pb, student[2])))
-        mixed.append(_by_head(pb @ student[2]))
+        mixed.append(_by_head((pb * attention.probability_step) @ student[2]))
         targets.append(_by_head(p @ teacher[2]))
     b, x, y = torch.cat(codes, 1), torch.cat(mixed, 1), torch.cat(targets, 1)
     mean_b, mean_x, mean_y = (z.mean(1, keepdim=True) for z in (b, x, y))

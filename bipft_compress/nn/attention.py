@@ -83,14 +83,24 @@ class BinaryAttention(nn.Module):
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """Scores before mask and softmax, (batch, heads, queries, keys)."""
-        codes = self._codes(query, "query", self.bits) * self.score_scale
-        scores = codes @ self._codes(key, "key", self.key_value_bits).transpose(-1, -2)
+        queries = self._codes(query, "query", self.bits)
+        keys = self._codes(key, "key", self.key_value_bits).transpose(-1, -2)
+        # Integers first when it counts, see `BinaryLinear`; scales on the smaller side in training.
+        if self.training:
+            scores = (queries * self.score_scale) @ keys
+        else:
+            scores = (queries @ keys) * self.score_scale
         if self.score_estimator is not None:
             scores = scores + self.score_estimator.scores(query, key)
         return scores
 
-    def probabilities(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        """Quantized probabilities (batch, heads, queries, keys), 0 wherever the mask forbids.
+    @property
+    def probability_step(self) -> Tensor:
+        """The value of a probability's code 1, (heads, 1, 1); always positive."""
+        return self.probability_scale.clamp_min(SMALLEST_SCALE)
+
+    def probability_codes(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        """Codes of probabilities (batch, heads, queries, keys), 0 wherever the mask forbids.
 
         `mask` broadcasts against the scores: boolean, true where attention is allowed, or additive.
         """
@@ -99,29 +109,32 @@ class BinaryAttention(nn.Module):
                 scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
             else:
                 scores = scores + mask
-        scale = self.probability_scale.clamp_min(SMALLEST_SCALE)
-        p = scores.softmax(-1)
-        codes = quantize_probability(p, scale, self.bits)
+        codes = quantize_probability(scores.softmax(-1), self.probability_step, self.bits)
         if mask is not None:
             # A row that may attend to nothing has a uniform softmax: no code of it may survive.
             # An additive mask may carry finite position biases beside its "never".
             never = ~mask if mask.dtype == torch.bool else mask < torch.finfo(mask.dtype).min / 2
             codes = codes.masked_fill(never, 0.0)
-        return codes * scale
+        return codes
 
-    def context(self, probabilities: Tensor, value: Tensor) -> Tensor:
+    def context(self, probability_codes: Tensor, value: Tensor) -> Tensor:
         """Context per head, (batch, heads, queries, head_dim)."""
-        codes = self._codes(value, "value", self.key_value_bits) * self.value_scale
-        context = probabilities @ codes + self.context_bias
+        scale = self.probability_step
+        values = self._codes(value, "value", self.key_value_bits)
+        if self.training:
+            context = (probability_codes * scale) @ (values * self.value_scale)
+        else:
+            context = (probability_codes @ values) * (scale * self.value_scale)
+        context = context + self.context_bias
         if self.context_estimator is not None:
-            context = context + self.context_estimator.context(probabilities, value)
+            context = context + self.context_estimator.context(probability_codes * scale, value)
         return context
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """Context per head from q, k, v of shape (batch, heads, length, head_dim)."""
-        return self.context(self.probabilities(self.scores(query, key), mask), value)
+        return self.context(self.probability_codes(self.scores(query, key), mask), value)
 
     @torch.no_grad()
     def accumulate_scores(self, query: Tensor, key: Tensor) -> Tensor:

@@ -64,9 +64,14 @@ class BinaryLinear(nn.Module):
         codes = quantize_activation(
             x - self.shift, self.activation_scale, self.bits, self.clip, self.elastic
         )
-        # The scales go into the small weight matrix, not onto the large output: one pass less.
-        scale = (self.activation_scale * self.weight_scale).unsqueeze(1)
-        y = F.linear(codes, weight_sign(self.weight) * scale, self.bias)
+        scale = self.activation_scale * self.weight_scale
+        if self.training:
+            # The scales go into the small weight matrix, not onto the large output: a pass less.
+            y = F.linear(codes, weight_sign(self.weight) * scale.unsqueeze(1), self.bias)
+        else:
+            # The integers first, as the packed runtime has them: a sum that is 0 stays 0, and
+            # what lies exactly on the next threshold falls on the same side everywhere.
+            y = F.linear(codes, weight_sign(self.weight)) * scale + self.bias
         return y if self.estimator is None else y + self.estimator(x)
 
     @torch.no_grad()

@@ -13,7 +13,6 @@ from transformers.activations import ACT2FN
 from bipft_compress.nn.quantizers import quantize_probability, signed_codes
 from bipft_compress.runtime.bits import unpack_signs
 from bipft_compress.runtime.parameters import (
-    AttentionParameters,
     LayerParameters,
     LinearParameters,
     NormParameters,
@@ -49,7 +48,7 @@ def linear(x: Tensor, layer: LinearParameters, bits: int) -> Tensor:
     scale = torch.tensor(layer.activation_scale, device=x.device)
     codes = signed_codes(x - layer.shift, scale, bits)
     signs = unpack_signs(layer.bits, layer.in_features)
-    y = F.linear(codes, signs * (scale * layer.weight_scale).unsqueeze(1), layer.bias)
+    y = F.linear(codes, signs) * (scale * layer.weight_scale) + layer.bias
     if layer.estimator is None:
         return y
     return y + F.linear(F.linear(x, layer.estimator.down), layer.estimator.up)
@@ -62,30 +61,29 @@ def attention(
     facts, key_bits = layer.attention, layer.key_value_bits
     codes = _codes(query, facts.query_shift, facts.query_clip, layer.bits)
     keys = _codes(key, facts.key_shift, facts.key_clip, key_bits)
-    scores = (codes * _by_head(facts.score_scale)) @ keys.transpose(-1, -2)
+    scores = (codes @ keys.transpose(-1, -2)) * _by_head(facts.score_scale)
     if facts.score_estimator is not None:
         left, right = facts.score_estimator.left, facts.score_estimator.right
         scores = scores + (query @ left) @ (key @ right).transpose(-1, -2)
-    p = _probabilities(scores, key_mask, facts, layer.bits)
+    scale = _by_head(facts.probability_scale)
+    p = _probability_codes(scores, scale, key_mask, layer.bits)
     values = _codes(value, facts.value_shift, facts.value_clip, key_bits)
-    context = p @ (values * facts.value_scale.unsqueeze(1)) + facts.context_bias.unsqueeze(1)
+    context = (p @ values) * (scale * facts.value_scale.unsqueeze(1))
+    context = context + facts.context_bias.unsqueeze(1)
     if facts.context_estimator is not None:
         left, right = facts.context_estimator.left, facts.context_estimator.right
-        context = context + (p @ (value @ left)) @ right.transpose(-1, -2)
+        context = context + ((p * scale) @ (value @ left)) @ right.transpose(-1, -2)
     return context
 
 
-def _probabilities(
-    scores: Tensor, key_mask: Tensor | None, facts: AttentionParameters, bits: int
-) -> Tensor:
-    scale = _by_head(facts.probability_scale)
+def _probability_codes(scores: Tensor, scale: Tensor, key_mask: Tensor | None, bits: int) -> Tensor:
     if key_mask is None:
-        return quantize_probability(scores.softmax(-1), scale, bits) * scale
+        return quantize_probability(scores.softmax(-1), scale, bits)
     never = ~key_mask[:, None, None, :]
     scores = scores.masked_fill(never, torch.finfo(scores.dtype).min)
     codes = quantize_probability(scores.softmax(-1), scale, bits)
     # A sequence of padding alone has a uniform softmax: no code of it may survive.
-    return codes.masked_fill(never, 0.0) * scale
+    return codes.masked_fill(never, 0.0)
 
 
 def norm(x: Tensor, layer: NormParameters) -> Tensor:

@@ -133,7 +133,8 @@ def _contexts(attention, samples):
     parts = []
     with torch.no_grad():
         for student, teacher in samples:
-            p = attention.probabilities(attention.scores(student[0], student[1]), None)
+            p = attention.probability_codes(attention.scores(student[0], student[1]), None)
+            p = p * attention.probability_step
             v = student[2] - attention.value_shift
             codes = torch.where(v >= 0, 1.0, -1.0)
             wanted = _wanted(teacher).softmax(-1) @ teacher[2]

@@ -82,10 +82,9 @@ def test_equals_the_naive_loop(bits, key_value_bits, masked):
     expected = _naive(attention, qkv, allowed)
     got = attention(*qkv, mask).detach().double().numpy()
     np.testing.assert_allclose(got, expected, atol=2e-5, rtol=1e-5)
-    codes = attention.probabilities(attention.scores(*qkv[:2]), mask)
-    codes = codes / attention.probability_scale
-    assert (codes.round() - codes).abs().max() < 1e-3
-    assert len(codes.round().unique()) > 1  # both sets are in use, so the test says something
+    codes = attention.probability_codes(attention.scores(*qkv[:2]), mask)
+    assert torch.equal(codes.round(), codes)
+    assert len(codes.unique()) > 1  # both sets are in use, so the test says something
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -147,9 +146,9 @@ def test_finite_entries_of_an_additive_mask_are_position_biases():
     bias = torch.randn(1, HEADS, LENGTH, LENGTH, generator=torch.Generator().manual_seed(5))
     p = (attention.scores(q, k) + bias).softmax(-1)
     scale = attention.probability_scale
-    expected = torch.where(p >= scale / 2, scale, torch.zeros(()))
-    assert torch.equal(attention.probabilities(attention.scores(q, k), bias), expected)
-    assert not torch.equal(attention.probabilities(attention.scores(q, k), None), expected)
+    expected = (p >= scale / 2).float()
+    assert torch.equal(attention.probability_codes(attention.scores(q, k), bias), expected)
+    assert not torch.equal(attention.probability_codes(attention.scores(q, k), None), expected)
 
 
 def test_estimators_add_the_low_rank_products():
@@ -161,10 +160,18 @@ def test_estimators_add_the_low_rank_products():
     a, b = full.score_estimator.left, full.score_estimator.right
     residual = torch.einsum("bhid,hdr,bhje,her->bhij", q, a, k, b)
     torch.testing.assert_close(full.scores(q, k) - plain.scores(q, k), residual)
-    p = plain.probabilities(plain.scores(q, k), None)
+    p = plain.probability_codes(plain.scores(q, k), None)
     c, d = full.context_estimator.left, full.context_estimator.right
     residual = torch.einsum("bhij,bhjd,hdr,her->bhie", p, v, c, d)
+    residual = residual * plain.probability_step
     torch.testing.assert_close(full.context(p, v) - plain.context(p, v), residual)
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_training_computes_what_evaluation_does(bits):
+    """Scales on the smaller side, or integers first: the same but for rounding."""
+    attention, qkv = _attention(bits=bits, score_rank=2, context_rank=2), _qkv()
+    torch.testing.assert_close(attention.train()(*qkv), attention.eval()(*qkv))
 
 
 def test_every_parameter_gets_a_gradient():
