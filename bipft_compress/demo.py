@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from bipft_compress import checkpoint, jobs
 from bipft_compress.cli import guard, set_up
 from bipft_compress.errors import UserError
 from bipft_compress.recipe import Recipe
-from bipft_compress.tasks.sts import Likeness, likeness
+from bipft_compress.record import WEIGHTS
+from bipft_compress.runtime.model import load
+from bipft_compress.tasks.sts import likeness
 from bipft_compress.text.corpus import BUILTIN, read_documents
 from bipft_compress.text.sequences import split_sentences
 
 HELD_OUT = 400
 """Sentences, from the end of the built-in text, that neither calibration nor training sees."""
+
+TOKENS = 128
+"""Length of the sequence that latency is measured on."""
 
 
 def bundled_model() -> Path:
@@ -46,6 +55,18 @@ def held_out_sentences() -> list[str]:
     return list(dict.fromkeys(sentences))[-HELD_OUT:]
 
 
+@torch.no_grad()
+def latency(model: PreTrainedModel, rounds: int = 15) -> float:
+    """Milliseconds for one sequence of `TOKENS` tokens, the median of `rounds`."""
+    ids = torch.randint(1000, 2000, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    seconds = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        model(ids)
+        seconds.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(seconds)
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Directory for the run.")] = Path("demo"),
 ) -> None:
@@ -58,36 +79,39 @@ def main(
     original, tokenizer = checkpoint.load_pretrained(source)
     sentences = held_out_sentences()
 
-    def measure(folder: str) -> Likeness:
-        model, _, _ = checkpoint.load(out / folder)
-        return likeness(model, original, tokenizer, sentences)
-
-    start, end = measure("compressed"), measure("pretrained")
+    start_model, _, _ = load(out / "compressed")
+    packed, _, _ = load(out / "packed")
+    start, end = (likeness(m, original, tokenizer, sentences) for m in (start_model, packed))
     table = Table(title="all-MiniLM-L6-v2, before and after")
     for heading in ("", "original", "binary", ""):
         table.add_column(heading, justify="right" if heading else "left")
-    memory, operations = made.memory, made.operations
+    before, after = ((folder / WEIGHTS).stat().st_size for folder in (source, out / "packed"))
     table.add_row(
-        "weights",
-        f"{memory.full_precision_bytes / 1e6:.1f} MB",
-        f"{memory.compressed_bytes / 1e6:.1f} MB",
-        f"{memory.ratio:.1f} times smaller",
-    )
+        "file", f"{before / 1e6:.1f} MB", f"{after / 1e6:.1f} MB",
+        f"{before / after:.1f} times smaller",
+    )  # fmt: skip
+    operations = made.operations
     table.add_row(
         f"operations ({made.sequence_length} tokens)",
         f"{operations.full_precision / 1e9:.2f} GFLOPs",
         f"{operations.compressed / 1e9:.3f} GFLOPs",
         f"{operations.ratio:.1f} times fewer",
     )
-    for name, before, after in zip(
+    slow, fast = latency(original), latency(packed)
+    table.add_row(
+        f"latency ({TOKENS} tokens, here)", f"{slow:.1f} ms", f"{fast:.1f} ms",
+        f"{slow / fast:.1f} times faster",
+    )  # fmt: skip
+    for name, first, last in zip(
         ("likeness of embeddings (cosine)", "likeness of rankings (Spearman)"),
         start, end, strict=True,
     ):  # fmt: skip
-        table.add_row(name, "1.000", f"{after:.3f}", f"{before:.3f} before training")
+        table.add_row(name, "1.000", f"{last:.3f}", f"{first:.3f} before training")
     console.print(table)
     console.print(
         "Likeness: held-out sentences, embedded by both models; the ranking is that of all pairs."
     )
+    console.print(f"Packed artefact: {out / 'packed'}", soft_wrap=True)
     console.print(f"Report: {(out / 'report' / 'report.html').resolve()}", soft_wrap=True)
 
 

@@ -221,7 +221,7 @@ def run(
     seed: int = 0,
     console: Console | None = None,
 ) -> Report:
-    """All jobs in order: ``out/compressed``, ``out/pretrained`` and ``out/report``.
+    """All jobs in order: ``compressed``, ``pretrained``, ``packed`` and ``report`` below `out`.
 
     Whatever is complete is kept, so that running it again goes on where it stopped.
 
@@ -242,4 +242,5 @@ def run(
         pretrain(compressed, corpus, pretrained, steps=steps, resume=resume, console=console)
     if data is not None:
         evaluate_sts(pretrained, data)
+    pack_checkpoint(pretrained, root / "packed", overwrite=True)
     return report_checkpoint(pretrained, report, overwrite=True)

@@ -136,7 +136,7 @@ def run(
     seed: SeedOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Compress, pretrain, evaluate and report, in order; run again, it goes on where it stopped.
+    """All jobs in order, up to the packed artefact; run again, it goes on where it stopped.
 
     Example: `bipft-compress run bert-base-uncased --recipe default --corpus wiki.txt --out bert`
     """
@@ -151,6 +151,7 @@ def run(
     )
     console.print(render_table(made))
     console.print(f"Binary checkpoint: {out / 'pretrained'}", soft_wrap=True)
+    console.print(f"Packed artefact: {out / 'packed'}", soft_wrap=True)
     console.print(f"Report: {(out / 'report' / 'report.html').resolve()}", soft_wrap=True)
 
 
