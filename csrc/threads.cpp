@@ -16,6 +16,21 @@
 namespace bipft {
 namespace {
 
+// How often a thread looks again before it sleeps: the layers of a model follow each other within
+// microseconds, and waking a thread takes longer than that.
+constexpr int kLooks = 4000;
+
+template <class Condition>
+bool look_for(Condition condition) {
+  for (int i = 0; i < kLooks; ++i) {
+    if (condition()) return true;
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+  return condition();
+}
+
 class Pool {
  public:
   ~Pool() {
@@ -32,7 +47,8 @@ class Pool {
     std::lock_guard<std::mutex> one_at_a_time(running_);
     while (static_cast<int>(threads_.size()) < threads - 1) {
       const int worker = static_cast<int>(threads_.size()) + 1;
-      threads_.emplace_back([this, worker, seen = round_] { wait_for_work(worker, seen); });
+      threads_.emplace_back(
+          [this, worker, seen = round_.load()] { wait_for_work(worker, seen); });
     }
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -40,34 +56,39 @@ class Pool {
       items_ = items;
       next_ = 0;
       workers_ = threads;
-      busy_ = threads - 1;
+      busy_ = static_cast<int>(threads_.size());
       error_ = nullptr;
       ++round_;
     }
     wake_.notify_all();
     work(0);
-    std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return busy_ == 0; });
+    const auto done = [this] { return busy_.load() == 0; };
+    if (!look_for(done)) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      done_.wait(lock, done);
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
     if (error_) std::rethrow_exception(error_);
   }
 
  private:
   void wait_for_work(int worker, std::uint64_t seen) {
     for (;;) {
-      {
+      const auto called = [&] { return stop_.load() || round_.load() != seen; };
+      if (!look_for(called)) {
         std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return stop_ || round_ != seen; });
+        wake_.wait(lock, called);
+      }
+      {
+        // The lock makes what `run` wrote before it visible, and a round whole.
+        std::lock_guard<std::mutex> lock(mutex_);
         if (stop_) return;
         seen = round_;
-        if (worker >= workers_) continue;
       }
-      work(worker);
-      bool last;
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        last = --busy_ == 0;
-      }
-      if (last) done_.notify_one();
+      // Every thread answers every round, those without a part in it at once.
+      if (worker < workers_) work(worker);
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (--busy_ == 0) done_.notify_one();
     }
   }
 
@@ -87,9 +108,10 @@ class Pool {
   const std::function<void(std::int64_t, int)>* body_ = nullptr;
   std::atomic<std::int64_t> next_{0};
   std::int64_t items_ = 0;
-  int workers_ = 0, busy_ = 0;
-  std::uint64_t round_ = 0;
-  bool stop_ = false;
+  int workers_ = 0;
+  std::atomic<int> busy_{0};
+  std::atomic<std::uint64_t> round_{0};
+  std::atomic<bool> stop_{false};
   std::exception_ptr error_;
 };
 
