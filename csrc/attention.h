@@ -21,7 +21,6 @@ struct Head {
   const std::uint8_t* values;        // (key_value_bits) times interleaved
   const std::uint16_t* ones;         // (key_value_bits, head_dim), bits set in each row of values
   const std::uint16_t* forbidden;    // (length), 255 at padding
-  const std::uint64_t* allowed;      // (words of length), a bit for every real token
   float score_scale, probability_scale;
   std::int64_t score_rank, context_rank;
   const float* key_estimates;    // (score_rank, length)
@@ -90,12 +89,13 @@ class HeadAttention {
   // One bit, no estimator: softmax and threshold become one interval of popcounts.
   void threshold(const Head& h, const ScoreTable& table, std::int64_t t) {
     std::uint16_t* counts = popcounts_.data() + t * Product<Isa>::padded(h.length);
+    // Padding becomes 255: its weight is 0, and no interval holds it.
+    for (std::int64_t k = 0; k < h.length; ++k) counts[k] |= h.forbidden[k];
     double sums[4] = {};
     std::int64_t k = 0;
     for (; k + 4 <= h.length; k += 4)
-      for (int l = 0; l < 4; ++l)
-        sums[l] += table.weight[(counts[k + l] | h.forbidden[k + l]) & 255];
-    for (; k < h.length; ++k) sums[k % 4] += table.weight[(counts[k] | h.forbidden[k]) & 255];
+      for (int l = 0; l < 4; ++l) sums[l] += table.weight[counts[k + l]];
+    for (; k < h.length; ++k) sums[k % 4] += table.weight[counts[k]];
     const double least = 0.5 * h.probability_scale * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
     const double* weight = table.weight;
     std::int64_t low = 0, high = h.head_dim;
@@ -103,11 +103,11 @@ class HeadAttention {
     while (low <= high && weight[high] < least) --high;
     if (low > high) return;
     std::uint8_t* bits = planes_.data() + t * row_bytes(h.length);
-    for (k = 0; k < h.length; k += 8)
+    for (k = 0; k + 8 <= h.length; k += 8)
       bits[k / 8] = Isa::inside(counts + k, static_cast<std::uint16_t>(low),
                                 static_cast<std::uint16_t>(high - low));
-    for (k = 0; k < row_bytes(h.length); k += 8)
-      store64(bits + k, load64(bits + k) & h.allowed[k / 8]);
+    for (; k < h.length; ++k)
+      bits[k / 8] |= static_cast<std::uint8_t>(low <= counts[k] && counts[k] <= high) << (k % 8);
   }
 
   // Any bits and estimators: scores, softmax and codes in floating point.

@@ -59,7 +59,9 @@ inline std::uint64_t extract_bits(const std::uint8_t* row, std::int64_t start, i
   return count == 64 ? word : word & ((std::uint64_t{1} << count) - 1);
 }
 
-inline std::int64_t words_of(const Layout& l, std::int64_t in) { return row_bytes(in) / l.word; }
+inline std::int64_t words_of(const Layout& l, std::int64_t in) {
+  return ceil_div(ceil_div(in, 8), l.word);
+}
 inline std::int64_t blocks_of(const Layout& l, std::int64_t out) { return ceil_div(out, l.rows); }
 inline std::int64_t interleaved_bytes(const Layout& l, std::int64_t in, std::int64_t out) {
   return blocks_of(l, out) * words_of(l, in) * l.rows * l.word;

@@ -16,11 +16,11 @@ struct Avx2 {
   static constexpr int flush = 31;  // bytes of a row that 8-bit sums can take: 31 * 8 <= 255
 
   // One table of 16 bytes a nibble.
-  static std::int64_t prepared_bytes(std::int64_t in) { return row_bytes(in) * 32; }
+  static std::int64_t prepared_bytes(std::int64_t in) { return ceil_div(in, 8) * 32; }
   static void prepare(const std::uint8_t* row, std::int64_t in, std::uint8_t* out) {
     const __m128i nibbles = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m128i counts = _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-    for (std::int64_t j = 0; j < row_bytes(in); ++j)
+    for (std::int64_t j = 0; j < ceil_div(in, 8); ++j)
       for (int half = 0; half < 2; ++half) {
         const __m128i a = _mm_set1_epi8(static_cast<char>((row[j] >> (4 * half)) & 15));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out + j * 32 + half * 16),

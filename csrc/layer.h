@@ -277,14 +277,8 @@ class Layer {
 
   void forbid(const std::uint8_t* mask) {
     forbidden_.assign(batch_ * length_, 0);
-    allowed_.assign(batch_ * row_bytes(length_) / 8, 0);
-    for (std::int64_t b = 0; b < batch_; ++b)
-      for (std::int64_t t = 0; t < length_; ++t) {
-        if (mask && !mask[b * length_ + t])
-          forbidden_[b * length_ + t] = 255;
-        else
-          allowed_[b * row_bytes(length_) / 8 + t / 64] |= std::uint64_t{1} << (t % 64);
-      }
+    if (!mask) return;
+    for (std::int64_t t = 0; t < batch_ * length_; ++t) forbidden_[t] = mask[t] ? 0 : 255;
   }
 
   Head head(std::int64_t b, std::int64_t h) const {
@@ -295,7 +289,6 @@ class Layer {
         woven_values_.data() + n * kv_bits_ * woven_bytes(length_, dims),
         ones_.data() + n * kv_bits_ * dims,
         forbidden_.data() + b * length_,
-        allowed_.data() + b * row_bytes(length_) / 8,
         p_.at<float>(a_.score_scale)[h], p_.at<float>(a_.probability_scale)[h],
         a_.score_rank, a_.context_rank,
         key_estimates_.data() + n * length_ * a_.score_rank,
@@ -383,7 +376,6 @@ class Layer {
   const int bits_, kv_bits_;
   std::vector<std::uint8_t> queries_, keys_, values_, woven_keys_, woven_values_;
   std::vector<std::uint16_t> ones_, forbidden_;
-  std::vector<std::uint64_t> allowed_;
   std::vector<float> query_estimates_, key_estimates_, value_estimates_;
   std::vector<ScoreTable> tables_;
 };
