@@ -11,21 +11,21 @@ from pathlib import Path
 
 import torch
 
-ROLLUP = Path("/proc/self/smaps_rollup")
+MAPS = Path("/proc/self/smaps")
 
 
 def resident_bytes(loader: str, source: str | Path) -> int | None:
-    """By how much loading a model grows a process that has all code loaded already.
+    """By how much loading a model grows a process that has loaded all code already.
 
     Args:
         loader: ``packed``, ``original``, ``original with mlm head`` or ``untrained``: see `_load`.
         source: the directory of an artefact or a checkpoint, or a hub name.
 
     Returns:
-        Bytes in physical memory, shared or not, once every weight was read; None where the
-        system does not tell.
+        Bytes in physical memory, once every weight was read: what was allocated, and the mapped
+        pages of weight files. None where the system does not tell.
     """
-    if not ROLLUP.exists():
+    if not MAPS.exists():
         return None
     result = subprocess.run(
         [sys.executable, "-m", __name__, loader, str(source)],
@@ -47,13 +47,23 @@ def _load(loader: str, source: str) -> torch.nn.Module:
 
 
 def _code_of(loader: str, source: str) -> None:
-    """Import what loading imports, without any weights."""
+    """Do all that loading does but for the weights, so that code and caches are there before."""
     from bipft_compress import checkpoint
+    from bipft_compress.runtime.artefact import read_recipe
+    from bipft_compress.runtime.model import Skeleton
+    from bipft_compress.runtime.native import chosen_path
 
-    with torch.device("meta"):
-        checkpoint.model_from_config(checkpoint.load_config(source))
+    chosen_path()
+    config = checkpoint.load_config(source)
+    if loader == "packed":
+        Skeleton(config, read_recipe(Path(source)))
+    else:
+        with torch.device("meta"):
+            checkpoint.model_from_config(config)
     if loader != "untrained":
         checkpoint.load_tokenizer(source)
+    for dtype in (torch.uint8, torch.float16, torch.float32):
+        torch.ones(9, dtype=dtype).sum()
 
 
 def _resident() -> int:
@@ -61,8 +71,16 @@ def _resident() -> int:
     trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)  # what was freed and not given back is no weight
-    lines = ROLLUP.read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Rss:")) * 1024
+    total, counts = 0, False
+    for line in MAPS.read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            name = words[5] if len(words) > 5 else ""
+            # Pages of libraries come in whenever code first runs: they are no weights.
+            counts = not name or name.startswith("[") or name.endswith(".safetensors")
+        elif words[0] == "Rss:" and counts:
+            total += int(words[1]) * 1024
+    return total
 
 
 def _main(loader: str, source: str) -> None:
