@@ -131,7 +131,7 @@ def _original(directory: Path, record: Record) -> tuple[PreTrainedModel, str, bo
         described, trained = f"{name}, with its own weights", True
     except CheckpointError:
         model = checkpoint.model_from_config(checkpoint.load_config(directory))
-        described, trained = f"an untrained model of its shape, for {name} is not to be had", False
+        described, trained = f"an untrained model of its shape, as {name} is not there", False
     if model._supports_sdpa:
         model.set_attn_implementation("sdpa")
     return model.eval(), described, trained

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.table import Table
 
 from bipft_compress.reporting import Measured
 
 
-def measured_table(measured: Measured) -> Table:
-    """Systems with their times and sizes, ours first."""
+def show(measured: Measured, console: Console) -> None:
+    """Systems with their times and sizes, ours first; then what does not run, and the machine."""
     table = Table(
         title=f"{measured.batch} x {measured.sequence_length} tokens, "
         f"medians of {measured.rounds} rounds",
@@ -17,25 +18,25 @@ def measured_table(measured: Measured) -> Table:
     table.add_column("System")
     for heading in ("ms", "time / ours", "file MB", "resident MB"):
         table.add_column(heading, justify="right")
-    table.add_column("")
+    absent = []
     for system in measured.systems:
+        if system.milliseconds is None:
+            absent.append(f"{system.name}: {system.note}")
+            continue
         table.add_row(
-            system.name,
+            f"{system.name} {system.note}".strip(),
             _number(system.milliseconds, 1),
             _number(system.ratio, 2),
             _number(system.file_bytes, 1, 1e6),
             _number(system.resident_bytes, 1, 1e6),
-            system.note,
         )
-    return table
-
-
-def machine_line(measured: Measured) -> str:
-    """On what it was measured, and what the peers ran."""
-    return (
+    console.print(table)
+    machine = (
         f"{measured.machine}; kernels: {measured.path}; torch {measured.torch_version}. "
-        f"Peers ran {measured.original}."
+        f"The peers ran {measured.original}."
     )
+    for line in (*absent, machine):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _number(value: float | None, decimals: int, unit: float = 1) -> str:

@@ -84,7 +84,7 @@ def benchmark(
     """
     from bipft_compress import jobs
     from bipft_compress.benchmarking.run import Setting
-    from bipft_compress.benchmarking.show import machine_line, measured_table
+    from bipft_compress.benchmarking.show import show
 
     set_up(to_stderr=as_json)
     measured = jobs.benchmark_artefact(
@@ -93,8 +93,7 @@ def benchmark(
     if as_json:
         print(measured.model_dump_json())
         return
-    console.print(measured_table(measured))
-    console.print(machine_line(measured))
+    show(measured, console)
     console.print(f"Report: {((out or directory) / 'report.html').resolve()}", soft_wrap=True)
 
 
