@@ -3,9 +3,9 @@
     python benchmarks/profile_encoder.py [--batch 1 --length 128 --threads 1 --rounds 15]
 
 Stages are told apart by running the parts alone: the whole model, its layers, and the products of
-one layer's six linears. Attention's products are counted at the rate of the linears'; what is
-left of a layer is shifts, signs, softmax, norms and estimators. The limit is the time that all
-binary multiply-accumulates take on registers (native.register_rate).
+its linears. Attention's products are counted at the rate of the linears'; what is left of a layer
+is shifts, signs, softmax, norms and estimators. The limit is the time that all binary
+multiply-accumulates take on registers (native.register_rate).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import nn
 
 from bipft_compress import Recipe, load
 from bipft_compress.benchmarking.peers import torch_call
-from bipft_compress.benchmarking.timing import interleaved, torch_threads
+from bipft_compress.benchmarking.timing import interleaved, ratio, torch_threads
 from bipft_compress.cli import set_up
 from bipft_compress.provenance import machine
 from bipft_compress.runtime.native import chosen_path, register_rate
@@ -52,9 +52,9 @@ def profile(model: nn.Module, batch: int, length: int, threads: int, rounds: int
     ids = torch.randint(config.vocab_size, (batch, length))
     x, mask = torch.randn(batch, length, hidden), torch.ones_like(ids).bool()
     packed = [layer.packed for layer in model.encoder.layer]
-    square = product_call(tokens, hidden, hidden, path)
-    up = product_call(tokens, hidden, ffn, path)
-    down = product_call(tokens, ffn, hidden, path)
+    # As many weights as the model has, and as long a run: the same caches, the same interruptions.
+    shapes = [*ATTENTION * [(hidden, hidden)], (hidden, ffn), (ffn, hidden)] * layers
+    products = [product_call(tokens, width, out, path) for width, out in shapes]
 
     def all_layers() -> None:
         state = x
@@ -62,10 +62,8 @@ def profile(model: nn.Module, batch: int, length: int, threads: int, rounds: int
             state = layer(state, mask)
 
     def linears() -> None:
-        for _ in range(ATTENTION):
-            square()
-        up()
-        down()
+        for product in products:
+            product()
 
     rates: list[float] = []
     calls = {
@@ -80,13 +78,18 @@ def profile(model: nn.Module, batch: int, length: int, threads: int, rounds: int
         rates.clear()
         seconds = interleaved(calls, rounds)
         computer = machine()
-    medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
-    whole, inside = medians["whole"], medians["layers"]
+    # A share is that of its round: the speed of a shared machine changes between rounds.
+    whole = 1e3 * statistics.median(seconds["whole"])
+    inside, linear = (
+        whole / ratio(seconds["whole"], seconds[name]) for name in ("layers", "linears")
+    )
     linear_macs = layers * tokens * (ATTENTION * hidden**2 + 2 * hidden * ffn)
     attention_macs = layers * batch * 2 * length**2 * hidden
-    products = layers * medians["linears"]
-    attention = products * attention_macs / linear_macs
-    rate = statistics.median(rates)
+    attention = linear * attention_macs / linear_macs
+    macs = (linear_macs + attention_macs) / 1e9
+    limit = whole * statistics.median(
+        macs / rate / taken for rate, taken in zip(rates, seconds["whole"], strict=True)
+    )
     return {
         "batch": batch,
         "sequence_length": length,
@@ -94,16 +97,16 @@ def profile(model: nn.Module, batch: int, length: int, threads: int, rounds: int
         "machine": computer,
         "path": path,
         "milliseconds": {
-            "linear products": products,
+            "linear products": linear,
             "attention products": attention,
-            "rest of the layers": inside - products - attention,
+            "rest of the layers": inside - linear - attention,
             "embeddings, pooler, Python": whole - inside,
         },
         "whole_ms": whole,
-        "binary_gmacs": (linear_macs + attention_macs) / 1e9,
-        "product_gmacs_per_second": linear_macs / products / 1e6,
-        "limit_gmacs_per_second": rate,
-        "limit_ms": (linear_macs + attention_macs) / rate / 1e6,
+        "binary_gmacs": macs,
+        "product_gmacs_per_second": linear_macs / linear / 1e6,
+        "limit_gmacs_per_second": 1e3 * macs / limit,
+        "limit_ms": limit,
     }
 
 
