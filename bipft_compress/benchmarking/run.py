@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 OURS = "bipft-compress"
+PAUSE = 0.02
+"""Seconds between systems that use several threads."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class Bench:
             ours.call()
             ready, missing = prepare(original)
             ready = {OURS: ours, **ready}
-            seconds = interleaved({name: made.call for name, made in ready.items()}, setting.rounds)
+            calls = {name: made.call for name, made in ready.items()}
+            seconds = interleaved(calls, setting.rounds, PAUSE if setting.threads > 1 else 0.0)
             computer = machine()
         measured = [
             MeasuredSystem(
