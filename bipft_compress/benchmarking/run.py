@@ -6,6 +6,7 @@ import statistics
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,16 +62,19 @@ class Bench:
         self.packed, _, record = load(directory)
         self.packed_bytes = (directory / WEIGHTS).stat().st_size
         self.original, self.described, trained = _original(directory, record)
-        self.resident: dict[str, int | None] = {}
+        self._loaders: dict[str, tuple[str, str]] = {}
         if resident:
-            loader, source = ("untrained", str(directory))
-            if trained:
-                head = " with mlm head" if record.recipe.objective.fresh_mlm_head else ""
-                loader, source = f"original{head}", record.teacher
-            self.resident = {
-                OURS: resident_bytes("packed", directory),
-                PYTORCH: resident_bytes(loader, source),
+            head = " with mlm head" if record.recipe.objective.fresh_mlm_head else ""
+            original = (f"original{head}", record.teacher)
+            self._loaders = {
+                OURS: ("packed", str(directory)),
+                PYTORCH: original if trained else ("untrained", str(directory)),
             }
+
+    @cached_property
+    def resident(self) -> dict[str, int | None]:
+        """Resident bytes of the weights of some systems, by name."""
+        return {name: resident_bytes(*loader) for name, loader in self._loaders.items()}
 
     def measure(self, setting: Setting) -> Measured:
         """One pass after the other, rounds of all systems interleaved.
