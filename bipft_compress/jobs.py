@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers import PretrainedConfig
 
 from bipft_compress import checkpoint
+from bipft_compress.benchmarking.run import Bench, Setting
 from bipft_compress.convert.compress import compress
 from bipft_compress.errors import CheckpointError, UserError
 from bipft_compress.families import describe, max_sequence_length
@@ -20,6 +21,7 @@ from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.record import RECORD, WEIGHTS, Record, write_record
 from bipft_compress.reporting import (
+    Measured,
     Report,
     RunFacts,
     build_report,
@@ -150,6 +152,31 @@ def evaluate_sts(
     return figures
 
 
+def benchmark_artefact(
+    directory: str | Path, out: str | Path | None = None, setting: Setting | None = None
+) -> Measured:
+    """Measure a packed artefact beside the peers that are installed.
+
+    The figures are kept in the artefact's record, and its report is written again.
+
+    Args:
+        directory: of the artefact.
+        out: where the report goes; None for the artefact itself.
+        setting: what is run; see `Setting`.
+
+    Raises:
+        UserError: the artefact or the setting is at fault.
+    """
+    root = Path(directory)
+    measured = Bench(root).measure(setting or Setting())
+    record = Record.read(root)
+    record.measured = measured.model_dump(mode="json")
+    record.provenance = provenance(record.provenance, "benchmark")
+    write_record(root, record)
+    report_checkpoint(root, out or root, overwrite=True)
+    return measured
+
+
 def report_checkpoint(
     directory: str | Path,
     out: str | Path,
@@ -173,6 +200,7 @@ def report_checkpoint(
         quality=record.quality,
         layer_errors=record.layer_errors,
         training=record.training,
+        measured=record.measured,
         provenance=provenance(record.provenance, "report"),
     )
     made = build_report(model, record.recipe, batch=batch, sequence_length=length, run=facts)

@@ -31,6 +31,8 @@ class Record:
     """Logged points of the pretraining: step, tokens, loss and its terms, learning rate."""
     provenance: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] | None = None
+    """Packed artefact: latency and size beside peers; see `reporting.Measured`."""
     tensors: dict[str, str] = field(default_factory=dict)
     """Packed artefact: SHA-256 of each tensor's bytes."""
     files: dict[str, str] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class Record:
             "training": self.training,
             "provenance": self.provenance,
             "quality": self.quality,
+            "measured": self.measured,
             "tensors": self.tensors,
             "files": self.files,
         }
@@ -79,6 +82,7 @@ class Record:
                 training=values["training"],
                 provenance=values["provenance"],
                 quality=values["quality"],
+                measured=values.get("measured"),
                 tensors=dict(values.get("tensors", {})),
                 files=dict(values.get("files", {})),
             )

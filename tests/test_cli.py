@@ -120,7 +120,8 @@ def test_recipes_are_listed(call):
 
 
 @pytest.mark.parametrize(
-    "command", ["compress", "pretrain", "pack", "evaluate", "report", "run", "recipes"]
+    "command",
+    ["compress", "pretrain", "pack", "evaluate", "benchmark", "report", "run", "recipes"],
 )
 def test_help_shows_an_example(call, command):
     code, text, _ = call(command, "--help")
