@@ -41,6 +41,8 @@ def test_an_unknown_key_is_named(values, key):
         ("estimators", "query", 1.5),
         ("initialisation", "calibration_tokens", 0),
         ("initialisation", "method", "magic"),
+        ("initialisation", "layer_epochs", -1),
+        ("text", "overlong", "drop"),
         ("text", "unit", "words"),
         ("objective", "mlm", -0.1),
         ("objective", "mlm", "much"),
