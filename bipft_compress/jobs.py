@@ -28,6 +28,8 @@ from bipft_compress.reporting import (
 )
 from bipft_compress.runtime.artefact import write_artefact
 from bipft_compress.runtime.model import load
+from bipft_compress.tasks.chosen import ChosenTask
+from bipft_compress.tasks.classify import score, scores
 from bipft_compress.tasks.sts import (
     SentencePairs,
     embedding_floor,
@@ -35,7 +37,9 @@ from bipft_compress.tasks.sts import (
     spearman,
 )
 from bipft_compress.text.corpus import BUILTIN
-from bipft_compress.training.pretrain import WORK, pretrain
+from bipft_compress.training.finetuned import read_classifier
+from bipft_compress.training.loop import WORK
+from bipft_compress.training.pretrain import pretrain
 from bipft_compress.training.progress import progress_bar
 
 logger = logging.getLogger("bipft_compress")
@@ -148,6 +152,35 @@ def evaluate_sts(
     record.quality["sts_spearman"] = figures
     write_record(Path(directory), record)
     return figures
+
+
+def evaluate_task(
+    directory: str | Path, chosen: ChosenTask, *, teacher: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """A fine-tuned checkpoint's metrics on its task: binary, packed, full precision, or adapter.
+
+    The figures are also kept in the record of a binary checkpoint, for its report.
+
+    Returns:
+        Metric to ``compressed``, its value, and with `teacher` ``full_precision``, the teacher's.
+
+    Raises:
+        UserError: a checkpoint, the task or its data is at fault.
+    """
+    ours = read_classifier(directory)
+    task = chosen.read(ours.labels, training=False)
+    ours.check(task, directory)
+    length = ours.recipe.finetuning.sequence_length
+    theirs = None
+    if teacher is not None:
+        original = read_classifier(teacher)
+        original.check(task, teacher)
+        theirs = score(original.model, original.tokenizer, task, length)
+    found = scores(task, score(ours.model, ours.tokenizer, task, length), theirs)
+    if (Path(directory) / RECORD).is_file() and ours.record is not None:
+        ours.record.quality |= found
+        write_record(Path(directory), ours.record)
+    return found
 
 
 def report_checkpoint(

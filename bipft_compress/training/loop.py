@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from rich.console import Console
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -64,7 +65,7 @@ def training_arguments(
 
 
 def work_directory(target: Path, *, resume: bool, overwrite: bool) -> Path:
-    """Where training checkpoints for `target` lie: empty, or with those of a run to resume.
+    """Where training checkpoints for `target` lie; nothing is changed there yet.
 
     Raises:
         OutputError: `target` is there already, or an unfinished run for it is.
@@ -78,7 +79,6 @@ def work_directory(target: Path, *, resume: bool, overwrite: bool) -> Path:
                 f"An unfinished run for {target} is there: go on with --resume, or start again "
                 "with --overwrite."
             )
-        shutil.rmtree(work, ignore_errors=True)
     elif (target / WEIGHTS).is_file():
         raise OutputError(f"{target} is already complete: there is nothing to resume.")
     elif not work.is_dir():
@@ -106,6 +106,8 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train the student of `distillation` in place.
 
+    Without `resume`, what lies in the arguments' directory is removed first.
+
     Args:
         distillation: the loss.
         args: see `training_arguments`.
@@ -128,6 +130,10 @@ def fit(
         raise TrainingError(
             f"There is nothing to resume in {directory}: run without --resume to start."
         )
+    processes = PartialState()
+    if start is None and processes.is_main_process:
+        shutil.rmtree(directory, ignore_errors=True)
+    processes.wait_for_everyone()
     progress = TrainingProgress(console or Console(quiet=True))
     trainer = DistillationTrainer(
         distillation, args=args, train_dataset=dataset, data_collator=collator, callbacks=[progress]
