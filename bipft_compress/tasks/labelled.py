@@ -141,7 +141,9 @@ def read_own(
         tables = {split: read_rows(_split_file(source, split)) for split in splits}
     else:
         tables["train" if training else "dev"] = read_rows(source)
-    if not regression and not labels:
+    if regression:
+        labels = ()
+    elif not labels:
         values = column(tables.get("train", tables.get("dev", [])), columns.label, str(source))
         labels = sorted({str(value) for value in values})
         if len(labels) < 2:

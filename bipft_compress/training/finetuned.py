@@ -40,11 +40,11 @@ class Classifier:
     def recipe(self) -> Recipe:
         return Recipe() if self.record is None else self.record.recipe
 
-    def check(self, task: Task, where: str | Path) -> None:
-        """Refuse a task that this model has no head for.
+    def check_head(self, where: str | Path) -> None:
+        """Refuse a model without a sequence classification head.
 
         Raises:
-            CheckpointError: no head, another number of labels, or the same in another order.
+            CheckpointError: it has none.
         """
         name = type(self.model).__name__
         if not name.endswith("ForSequenceClassification"):
@@ -52,6 +52,14 @@ class Classifier:
                 f"{where} is a {name}, without a sequence classification head: make one with "
                 "`bipft-compress finetune`."
             )
+
+    def check(self, task: Task, where: str | Path) -> None:
+        """Refuse a task that this model has no head for.
+
+        Raises:
+            CheckpointError: no head, another number of labels, or the same in another order.
+        """
+        self.check_head(where)
         if len(self.labels) != len(task.labels):
             raise CheckpointError(
                 f"{where} has {_count(self.labels)} and {task.name} has {_count(task.labels)}: it "

@@ -26,6 +26,9 @@ class BinaryLoraLinear(Linear):
     Adapters cannot be merged: a sum with signs is no sign.
     """
 
+    def _get_in_out_features(self, module: Any) -> tuple[int, int]:
+        return module.in_features, module.out_features
+
     @override
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise NotImplementedError("An adapter cannot be merged into a 1-bit weight.")
@@ -63,7 +66,11 @@ def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
         raise RecipeError(
             f"--lora {rank} is larger than the layers allow: use {encoder.hidden_size} or less."
         )
-    heads = {name for name, _ in model.named_children() if name != model.base_model_prefix}
+    heads = {
+        name
+        for name, part in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in part.parameters())
+    }
     if encoder.pooler is not None:
         heads.add(encoder.pooler)
     config = LoraConfig(

@@ -18,7 +18,6 @@ from bipft_compress.convert.classifier import with_classifier
 from bipft_compress.errors import CheckpointError, CorpusError, OutputError, TrainingError
 from bipft_compress.recipe import SHIPPED, Finetuning, Recipe
 from bipft_compress.record import WEIGHTS
-from bipft_compress.runtime.model import load
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.labelled import Columns
 from bipft_compress.training import finetune as module
@@ -75,9 +74,6 @@ def test_binary_with_a_teacher_is_a_binary_checkpoint(make_binary, teacher, task
     }
     report = jobs.report_checkpoint(out, tmp_path / "report")
     assert report.quality["sst2_accuracy"].compressed == made.metrics["accuracy"]
-    # Without a teacher next to it, the table has a dash.
-    packed, _, _ = load(tmp_path / "packed")
-    assert packed.config.num_labels == 2
 
 
 def test_binary_alone(make_binary, task, tmp_path):
@@ -117,6 +113,10 @@ def test_own_classes_are_kept_in_the_checkpoint(make_checkpoint, tmp_path):
     path.write_text("text,y\na b,middling\n")
     with pytest.raises(CorpusError, match="label 'middling' is none of high, low"):
         jobs.evaluate_task(tmp_path / "out", chosen)
+    path.write_text("text,y\na b,1.5\nc d,2\n")
+    numbers = ChosenTask("custom", path, Columns("text", None, "y"), True)
+    with pytest.raises(CheckpointError, match="has 2 labels and custom has numbers to predict"):
+        jobs.evaluate_task(tmp_path / "out", numbers)
 
 
 def test_every_family(family, make_binary, task, tmp_path):
@@ -186,8 +186,8 @@ def test_resumed_with_dropout_gives_the_same_bits(make_checkpoint, task, tmp_pat
     with pytest.raises(OutputError, match="go on with --resume"):
         finetune(start, task, tmp_path / "out", recipe=RECIPE)
     # A fault of the second command does not cost the first one's work.
+    missing = ChosenTask("sst2", tmp_path / "none")
     with pytest.raises(CorpusError, match="There is no directory"):
-        missing = ChosenTask("sst2", tmp_path / "none")
         finetune(start, missing, tmp_path / "out", recipe=RECIPE, overwrite=True)
     assert (work / "checkpoint-8" / "complete").is_file()
     finetune(start, task, tmp_path / "out", recipe=RECIPE, resume=True)
