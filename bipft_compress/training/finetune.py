@@ -121,7 +121,7 @@ def finetune(
     recorded = student.record if adapted is None else None
     if recorded is not None:
         recorded.decisions = decisions
-        recorded.training += points
+        recorded.add_training(points)
         recorded.recipe = recorded.recipe.model_copy(update={"finetuning": options})
         round_to_stored(model, encoder, recorded.recipe)
     ours = score(model, student.tokenizer, task, options.sequence_length)

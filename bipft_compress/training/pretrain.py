@@ -159,10 +159,9 @@ def pretrain(
             for name in ("activations", "embeddings", "kept", "estimators", "initialisation")
         }
     )
-    offset = record.training[-1]["tokens"] if record.training else 0
     record.recipe = shown
     round_to_stored(student, describe(student), shown)
-    record.training += [point | {"tokens": point["tokens"] + offset} for point in points]
+    record.add_training(points)
     record.provenance = provenance(record.provenance, "pretrain")
     # Of several processes (accelerate launch) one writes, and the others wait for it.
     processes = PartialState()
