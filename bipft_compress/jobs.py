@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from transformers import PretrainedConfig
 
 from bipft_compress import checkpoint
+from bipft_compress.benchmarking.run import Bench, Setting
 from bipft_compress.convert.compress import compress
 from bipft_compress.errors import CheckpointError, UserError
 from bipft_compress.families import describe, max_sequence_length
@@ -20,6 +20,7 @@ from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.record import RECORD, WEIGHTS, Record, write_record
 from bipft_compress.reporting import (
+    Measured,
     Report,
     RunFacts,
     build_report,
@@ -27,17 +28,8 @@ from bipft_compress.reporting import (
     write_report,
 )
 from bipft_compress.runtime.artefact import write_artefact
-from bipft_compress.runtime.model import load
-from bipft_compress.tasks.chosen import ChosenTask
-from bipft_compress.tasks.classify import score, scores
-from bipft_compress.tasks.sts import (
-    SentencePairs,
-    embedding_floor,
-    likeness,
-    spearman,
-)
+from bipft_compress.tasks.evaluate import evaluate_sts
 from bipft_compress.text.corpus import BUILTIN
-from bipft_compress.training.finetuned import read_classifier
 from bipft_compress.training.loop import WORK
 from bipft_compress.training.pretrain import pretrain
 from bipft_compress.training.progress import progress_bar
@@ -119,69 +111,29 @@ def pack_checkpoint(
     return PackedSize(made.memory.full_precision_bytes, packed)
 
 
-def evaluate_sts(
-    directory: str | Path, data: str | Path, *, teacher: str | None = None
-) -> dict[str, Any]:
-    """Sentence similarity of a binary checkpoint, packed or not, beside its original.
+def benchmark_artefact(
+    directory: str | Path, out: str | Path | None = None, setting: Setting | None = None
+) -> Measured:
+    """Measure a packed artefact beside the peers that are installed.
 
-    The figures are also kept in the checkpoint's record, for its report.
+    The figures are kept in the artefact's record, and its report is written again.
 
-    Returns:
-        ``full_precision``, ``compressed`` and ``embedding_floor``: Spearman; ``recovered``: the
-        share of the distance from floor to full precision; ``similarity_to_original``: mean
-        cosine of sentence embeddings; ``pairs``.
-
-    Raises:
-        UserError: the checkpoint or the data is at fault.
-    """
-    pairs = SentencePairs.read(data)
-    student, tokenizer, record = load(directory)
-    original, _ = checkpoint.load_pretrained(teacher or record.teacher)
-    full = spearman(original, tokenizer, pairs)
-    floor = embedding_floor(original, tokenizer, pairs)
-    ours = spearman(student, tokenizer, pairs)
-    figures = {
-        "full_precision": full,
-        "compressed": ours,
-        "embedding_floor": floor,
-        "recovered": (ours - floor) / (full - floor) if full != floor else None,
-        "similarity_to_original": likeness(student, original, tokenizer, pairs.first).cosine,
-        "pairs": len(pairs.scores),
-        "data": Path(data).name,
-    }
-    record.quality["sts_spearman"] = figures
-    write_record(Path(directory), record)
-    return figures
-
-
-def evaluate_task(
-    directory: str | Path, chosen: ChosenTask, *, teacher: str | None = None
-) -> dict[str, dict[str, Any]]:
-    """A fine-tuned checkpoint's metrics on its task: binary, packed, full precision, or adapter.
-
-    The figures are also kept in the record of a binary checkpoint, for its report.
-
-    Returns:
-        Metric to ``compressed``, its value, and with `teacher` ``full_precision``, the teacher's.
+    Args:
+        directory: of the artefact.
+        out: where the report goes; None for the artefact itself.
+        setting: what is run; see `Setting`.
 
     Raises:
-        UserError: a checkpoint, the task or its data is at fault.
+        UserError: the artefact or the setting is at fault.
     """
-    ours = read_classifier(directory)
-    ours.check_head(directory)
-    task = chosen.read(ours.labels, training=False)
-    ours.check(task, directory)
-    length = ours.recipe.finetuning.sequence_length
-    theirs = None
-    if teacher is not None:
-        original = read_classifier(teacher)
-        original.check(task, teacher)
-        theirs = score(original.model, original.tokenizer, task, length)
-    found = scores(task, score(ours.model, ours.tokenizer, task, length), theirs)
-    if (Path(directory) / RECORD).is_file() and ours.record is not None:
-        ours.record.quality |= found
-        write_record(Path(directory), ours.record)
-    return found
+    root = Path(directory)
+    measured = Bench(root).measure(setting or Setting())
+    record = Record.read(root)
+    record.measured = measured.model_dump(mode="json")
+    record.provenance = provenance(record.provenance, "benchmark")
+    write_record(root, record)
+    report_checkpoint(root, out or root, overwrite=True)
+    return measured
 
 
 def report_checkpoint(
@@ -207,6 +159,7 @@ def report_checkpoint(
         quality=record.quality,
         layer_errors=record.layer_errors,
         training=record.training,
+        measured=record.measured,
         provenance=provenance(record.provenance, "report"),
     )
     made = build_report(model, record.recipe, batch=batch, sequence_length=length, run=facts)

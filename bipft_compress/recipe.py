@@ -97,6 +97,15 @@ class Initialisation(_Section):
     sign_sweeps: int = Field(
         1, ge=0, description="Sweeps of coordinate descent over weight signs; 0 keeps sign(W)."
     )
+    layer_epochs: int = Field(
+        0,
+        ge=0,
+        description="Passes of gradient descent over the calibration text, a layer at a time, "
+        "after its closed forms.",
+    )
+    layer_learning_rate: float = Field(
+        3e-3, gt=0, description="Of these passes; rises over their first tenth, then falls to 0."
+    )
     damping: float = Field(
         1e-3, gt=0, description="Ridge of the regression, relative to the mean input variance."
     )
@@ -113,6 +122,9 @@ class Text(_Section):
     )
     sequence_length: int = Field(128, ge=4, description="Longest sequence, in tokens.")
     shortest: int = Field(6, ge=3, description="sentences: shorter ones are left out, in tokens.")
+    overlong: Literal["cut", "skip"] = Field(
+        "cut", description="sentences: cut those of more tokens off, or leave them out."
+    )
     max_tokens: int | None = Field(
         None, ge=1, description="Stop reading the corpus after this many tokens; null reads all."
     )

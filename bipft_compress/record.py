@@ -28,9 +28,11 @@ class Record:
     layer_errors: list[float] = field(default_factory=list)
     """Normalised squared error of the hidden states after each layer, before any training."""
     training: list[dict[str, Any]] = field(default_factory=list)
-    """Logged points of pretraining and fine-tuning: step, tokens, loss and its terms, learning rate."""
+    """Logged points of all training: step, tokens, loss and its terms, learning rate."""
     provenance: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] | None = None
+    """Packed artefact: latency and size beside peers; see `reporting.Measured`."""
     tensors: dict[str, str] = field(default_factory=dict)
     """Packed artefact: SHA-256 of each tensor's bytes."""
     files: dict[str, str] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class Record:
             "training": self.training,
             "provenance": self.provenance,
             "quality": self.quality,
+            "measured": self.measured,
             "tensors": self.tensors,
             "files": self.files,
         }
@@ -84,6 +87,7 @@ class Record:
                 training=values["training"],
                 provenance=values["provenance"],
                 quality=values["quality"],
+                measured=values.get("measured"),
                 tensors=dict(values.get("tensors", {})),
                 files=dict(values.get("files", {})),
             )

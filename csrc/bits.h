@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace bipft {
 
@@ -38,6 +39,26 @@ inline std::uint64_t load64(const std::uint8_t* p) {
 }
 
 inline void store64(std::uint8_t* p, std::uint64_t x) { std::memcpy(p, &x, sizeof x); }
+
+// Hides a value from the compiler, in a register: what is computed from it can neither be merged
+// with the same computation elsewhere, nor leave its loop, nor be left out. For measurements.
+template <class T>
+inline void hide(T& x) {
+#if defined(__GNUC__) || defined(__clang__)
+  if constexpr (std::is_integral_v<T>)
+    asm volatile("" : "+r"(x));
+  else if constexpr (std::is_class_v<T>)
+    asm volatile("" : "+m"(x));
+  else
+#ifdef BIPFT_NEON
+    asm volatile("" : "+w"(x));
+#else
+    asm volatile("" : "+v"(x));
+#endif
+#else
+  static_cast<void>(x);
+#endif
+}
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }

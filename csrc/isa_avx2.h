@@ -75,6 +75,27 @@ struct Avx2 {
               reinterpret_cast<__m256i*>(out + t * stride + v * 32 + h * 16), wide[t][v][h]);
   }
 
+  // The instructions of the tile on registers alone, `rounds` times.
+  static constexpr std::int64_t busy_macs = 4 * 32 * 4;
+  static void busy(std::int64_t rounds) {
+    __m256i table = _mm256_set1_epi8(1), nibbles = _mm256_set1_epi8(2);
+    __m256i sum0 = _mm256_setzero_si256(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+    const auto step = [&](__m256i& sum) {
+      hide(nibbles);
+      sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(table, nibbles));
+    };
+    for (; rounds > 0; --rounds) {
+      step(sum0);
+      step(sum1);
+      step(sum2);
+      step(sum3);
+    }
+    hide(sum0);
+    hide(sum1);
+    hide(sum2);
+    hide(sum3);
+  }
+
   static std::uint8_t at_least(const float* x, const float* threshold) {
     const __m256 least = _mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(threshold), _CMP_GE_OQ);
     return static_cast<std::uint8_t>(_mm256_movemask_ps(least));

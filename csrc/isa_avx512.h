@@ -40,6 +40,27 @@ struct Avx512 {
                          _mm512_cvtepi64_epi16(sums[t][v]));
   }
 
+  // The instructions of the tile on registers alone, `rounds` times.
+  static constexpr std::int64_t busy_macs = 4 * 512;
+  static void busy(std::int64_t rounds) {
+    __m512i a = _mm512_set1_epi64(1), w = _mm512_set1_epi64(2);
+    __m512i sum0 = _mm512_setzero_si512(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+    const auto step = [&](__m512i& sum) {
+      hide(w);
+      sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_xor_si512(a, w)));
+    };
+    for (; rounds > 0; --rounds) {
+      step(sum0);
+      step(sum1);
+      step(sum2);
+      step(sum3);
+    }
+    hide(sum0);
+    hide(sum1);
+    hide(sum2);
+    hide(sum3);
+  }
+
   static std::uint8_t at_least(const float* x, const float* threshold) {
     return Avx2::at_least(x, threshold);
   }

@@ -48,6 +48,27 @@ struct Neon {
         for (int h = 0; h < 2; ++h) vst1q_u16(out + t * stride + v * 16 + h * 8, wide[t][v][h]);
   }
 
+  // The instructions of the tile on registers alone, `rounds` times.
+  static constexpr std::int64_t busy_macs = 4 * 128;
+  static void busy(std::int64_t rounds) {
+    uint8x16_t a = vdupq_n_u8(1), w = vdupq_n_u8(2);
+    uint8x16_t sum0 = vdupq_n_u8(0), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+    const auto step = [&](uint8x16_t& sum) {
+      hide(w);
+      sum = vaddq_u8(sum, vcntq_u8(veorq_u8(w, a)));
+    };
+    for (; rounds > 0; --rounds) {
+      step(sum0);
+      step(sum1);
+      step(sum2);
+      step(sum3);
+    }
+    hide(sum0);
+    hide(sum1);
+    hide(sum2);
+    hide(sum3);
+  }
+
   static std::uint8_t at_least(const float* x, const float* threshold) {
     const uint16x4_t first = vmovn_u32(vcgeq_f32(vld1q_f32(x), vld1q_f32(threshold)));
     const uint16x4_t second = vmovn_u32(vcgeq_f32(vld1q_f32(x + 4), vld1q_f32(threshold + 4)));

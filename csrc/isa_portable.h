@@ -33,6 +33,27 @@ struct Portable {
       for (int r = 0; r < V * 4; ++r) out[t * stride + r] = static_cast<std::uint16_t>(sums[t][r]);
   }
 
+  // The instructions of the tile on registers alone, `rounds` times.
+  static constexpr std::int64_t busy_macs = 4 * 64;
+  static void busy(std::int64_t rounds) {
+    std::uint64_t a = 1, w = 2;
+    std::uint64_t sum0 = 0, sum1 = sum0, sum2 = sum0, sum3 = sum0;
+    const auto step = [&](std::uint64_t& sum) {
+      hide(w);
+      sum = sum + popcount64(w ^ a);
+    };
+    for (; rounds > 0; --rounds) {
+      step(sum0);
+      step(sum1);
+      step(sum2);
+      step(sum3);
+    }
+    hide(sum0);
+    hide(sum1);
+    hide(sum2);
+    hide(sum3);
+  }
+
   // Bit i: x[i] >= threshold[i], for 8 numbers.
   static std::uint8_t at_least(const float* x, const float* threshold) {
     unsigned bits = 0;

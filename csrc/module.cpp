@@ -115,6 +115,14 @@ NB_MODULE(_native, m) {
     return names;
   });
   m.def("chosen_path", [] { return std::string(bipft::chosen_path().name); });
+  m.def(
+      "register_rate",
+      [](const std::string& path, int threads) {
+        const bipft::Path& chosen = bipft::path_by_name(path.c_str());
+        nb::gil_scoped_release released;
+        return bipft::register_rate(chosen, threads < 1 ? 1 : threads);
+      },
+      "path"_a, "threads"_a);
   m.def("interleave", &interleave, "bits"_a, "in_features"_a, "path"_a);
   m.def("binary_product", &binary_product, "activations"_a, "weights"_a, "in_features"_a,
         "result"_a, "path"_a, "threads"_a);

@@ -19,6 +19,9 @@ struct Path {
                   int threads);
   void (*layer)(const Program& program, const float* x, const std::uint8_t* mask, float* y,
                 std::int64_t batch, std::int64_t length, int threads);
+  // The product's instructions on registers alone: busy_macs multiply-accumulates a round.
+  void (*busy)(std::int64_t rounds);
+  std::int64_t busy_macs;
 };
 
 extern const Path kPortable;
@@ -37,5 +40,9 @@ const Path& path_by_name(const char* name);
 const Path& chosen_path();
 // A stable number for a path, to recognise programs made for another.
 std::int64_t path_number(const Path& path);
+
+// Billions of binary multiply-accumulates a second that a path's instructions reach when they wait
+// for no memory: no product is faster. One short run, a few milliseconds on vector paths.
+double register_rate(const Path& path, int threads);
 
 }  // namespace bipft

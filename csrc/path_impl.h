@@ -37,7 +37,8 @@ void layer(const Program& program, const float* x, const std::uint8_t* mask, flo
 
 template <class Isa>
 constexpr Path make_path(bool (*supported)()) {
-  return {Isa::name, Isa::layout, supported, product<Isa>, layer<Isa>};
+  return {Isa::name, Isa::layout, supported, product<Isa>, layer<Isa>,
+          Isa::busy, Isa::busy_macs};
 }
 
 }  // namespace

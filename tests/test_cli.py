@@ -162,7 +162,17 @@ def test_recipes_are_listed(call):
 
 @pytest.mark.parametrize(
     "command",
-    ["compress", "pretrain", "finetune", "pack", "evaluate", "report", "run", "recipes"],
+    [
+        "compress",
+        "pretrain",
+        "finetune",
+        "pack",
+        "evaluate",
+        "benchmark",
+        "report",
+        "run",
+        "recipes",
+    ],
 )
 def test_help_shows_an_example(call, command):
     code, text, _ = call(command, "--help")

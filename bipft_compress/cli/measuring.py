@@ -1,4 +1,4 @@
-"""Commands that measure and show: evaluate, report, recipes."""
+"""Commands that measure and show: evaluate, benchmark, report, recipes."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def evaluate(
     Examples: `bipft-compress evaluate bert-binary --task sts --data STS-B/dev.tsv` or
     `bipft-compress evaluate bert-sst2 --task sst2 --data GLUE`
     """
-    from bipft_compress import jobs
+    from bipft_compress.tasks import evaluate as tasks
 
     set_up(to_stderr=as_json)
     if task == "sts":
-        figures = jobs.evaluate_sts(directory, data, teacher=teacher)
+        figures = tasks.evaluate_sts(directory, data, teacher=teacher)
         if as_json:
             print(json.dumps(figures))
         else:
             _show_similarity(figures)
         return
     chosen = chosen_task(task, data, text_column, pair_column, label_column, regression)
-    found = jobs.evaluate_task(directory, chosen, teacher=teacher)
+    found = tasks.evaluate_task(directory, chosen, teacher=teacher)
     if as_json:
         print(json.dumps(found))
         return
@@ -88,6 +88,41 @@ def _show_similarity(figures: dict[str, Any]) -> None:
         f"Its sentence embeddings have a mean cosine of {figures['similarity_to_original']:.3f} "
         "with the original's."
     )
+
+
+@app.command()
+def benchmark(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A packed artefact, from pack.")],
+    batch: Annotated[int, typer.Option(help="Sequences at a time.", min=1)] = 1,
+    sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.", min=1)] = 128,
+    threads: Annotated[int, typer.Option(help="Threads of every system.", min=1)] = 1,
+    rounds: Annotated[int, typer.Option(help="Passes of each system, in turn.", min=1)] = 20,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory for the report, if not in DIR.", metavar="DIR"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a packed model on this machine beside what is installed, and add it to its report.
+
+    Peers: PyTorch, also in int8, ONNX Runtime, also in int8, OpenVINO. The last three come with
+    `pip install 'bipft-compress[benchmark]'`.
+
+    Example: `bipft-compress benchmark bert-packed --sequence-length 128 --threads 1`
+    """
+    from bipft_compress import jobs
+    from bipft_compress.benchmarking.run import Setting
+    from bipft_compress.benchmarking.show import show
+
+    set_up(to_stderr=as_json)
+    measured = jobs.benchmark_artefact(
+        directory, out, Setting(batch, sequence_length, threads, rounds)
+    )
+    if as_json:
+        print(measured.model_dump_json())
+        return
+    show(measured, console)
+    console.print(f"Report: {((out or directory) / 'report.html').resolve()}", soft_wrap=True)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bipft_compress.convert.attach import ATTRIBUTE, attached
 from bipft_compress.convert.attention_fit import NORMAL_HALF_STEP, fit_attention
 from bipft_compress.convert.layerwise import LayerwiseRunner
+from bipft_compress.convert.reconstruct import reconstruct_layer
 from bipft_compress.convert.regression import LinearMoments, fit_linear
 from bipft_compress.families import Encoder, get_module
 from bipft_compress.nn import BinaryLinear, signed_codes
@@ -69,6 +70,8 @@ def initialise(
             _fit_stage(ours, originals, targets, paths, choices)
             if stage[0] == "query":
                 _fit_layer_attention(ours, targets, index, choices)
+        if choices.layer_epochs:
+            reconstruct_layer(ours, theirs, choices)
         ours.advance()
         errors.append(normalised_error(ours, theirs))
         progress(index)

@@ -51,6 +51,10 @@ class LayerwiseRunner:
         hidden: Tensor = self._calls[batch][0][0]
         return hidden
 
+    def call(self, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments of the current layer for one batch."""
+        return self._calls[batch]
+
     @torch.no_grad()
     def _until(self, module: nn.Module, run: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments with which `run` calls `module`; nothing from there on is computed."""

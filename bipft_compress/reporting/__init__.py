@@ -4,6 +4,8 @@ from bipft_compress.reporting.build import build_report, report_from_config
 from bipft_compress.reporting.html import render_html
 from bipft_compress.reporting.markdown import render_markdown
 from bipft_compress.reporting.schema import (
+    Measured,
+    MeasuredSystem,
     Report,
     RunFacts,
     Score,
@@ -15,6 +17,8 @@ from bipft_compress.reporting.terminal import render_table
 from bipft_compress.reporting.write import write_report
 
 __all__ = [
+    "Measured",
+    "MeasuredSystem",
     "Report",
     "RunFacts",
     "Score",

@@ -95,6 +95,7 @@ def build_report(
         quality=run.quality,
         layer_errors=run.layer_errors,
         training=run.training,
+        measured=run.measured,
         swapped=swapped,
         provenance=run.provenance or provenance({}, "report"),
     )

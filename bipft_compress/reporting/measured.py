@@ -1,12 +1,54 @@
-"""Sections on what was measured: quality, errors and training."""
+"""Sections on what was measured: latency and size, quality, errors and training."""
 
 from __future__ import annotations
 
 from bipft_compress.reporting import units
 from bipft_compress.reporting.layout import Row, Section, Table
-from bipft_compress.reporting.schema import Report, TrainingPoint
+from bipft_compress.reporting.schema import Measured, Report, TrainingPoint
 
 _TRAINING_ROWS = 10
+
+
+def latency_section(measured: Measured) -> Section:
+    """Time of a forward pass and size, beside peers."""
+    rows: list[Row] = [
+        (
+            system.name,
+            "-" if system.milliseconds is None else f"{system.milliseconds:.1f}",
+            "-" if system.ratio is None else f"{system.ratio:.2f}",
+            _size(system.file_bytes),
+            _size(system.resident_bytes),
+            system.note,
+        )
+        for system in measured.systems
+    ]
+    return Section(
+        "Measured beside peers",
+        (
+            f"{measured.machine}, torch {measured.torch_version}; our kernels: {measured.path}. "
+            f"{measured.batch} x {measured.sequence_length} random tokens, medians of "
+            f"{measured.rounds} rounds, one process, the systems in turn. The peers run "
+            f"{measured.original}.",
+            "Resident: by how much loading the model grows a process, once every weight was read.",
+        ),
+        table=Table(("system", "ms", "time / ours", "file", "resident", ""), "lrrrrl", rows),
+    )
+
+
+def latency_change(measured: Measured) -> tuple[float, float, float] | None:
+    """Milliseconds of the original in PyTorch and of ours, and their ratio; None without them."""
+    ours, theirs = measured.systems[0], measured.systems[1:2]
+    for system in theirs:
+        if ours.milliseconds and system.milliseconds and system.ratio:
+            return system.milliseconds, ours.milliseconds, system.ratio
+    return None
+
+
+def _size(number: int | None) -> str:
+    if number is None:
+        return "-"
+    unit = units.size_unit(number)
+    return f"{unit.show(number)} {unit.name}"
 
 
 def quality_section(report: Report) -> Section:

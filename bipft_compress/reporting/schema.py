@@ -51,6 +51,39 @@ class Swapped(_Section):
     reason: str = Field(description="Why, in words.")
 
 
+class MeasuredSystem(_Section):
+    """One system on one machine: ours, or a peer that runs the original."""
+
+    name: str = Field(description="bipft-compress, or the peer.")
+    milliseconds: float | None = Field(
+        None, description="Median of a forward pass; null where it does not run."
+    )
+    ratio: float | None = Field(
+        None, description="Its time over ours: median over rounds; above 1 it is slower."
+    )
+    file_bytes: int | None = Field(None, description="Of its file with weights.")
+    resident_bytes: int | None = Field(
+        None, description="By how much loading the model grew a process; null where not measured."
+    )
+    note: str = Field("", description="Its precision, or why it does not run.")
+
+
+class Measured(_Section):
+    """Latency and size of the packed model beside peers, in one process, rounds interleaved."""
+
+    version: Literal[1] = Field(1, description="Of this section's layout.")
+    batch: int = Field(ge=1, description="Sequences of a forward pass.")
+    sequence_length: int = Field(ge=1, description="Tokens of a sequence, none of them padding.")
+    threads: int = Field(ge=1, description="That every system may use.")
+    rounds: int = Field(ge=1, description="Forward passes of each system.")
+    path: str = Field(description="Kernels of ours: avx512, avx2, neon, portable or reference.")
+    machine: str = Field(description="Processor, in words.")
+    torch_version: str = Field(description="Of PyTorch.")
+    date: str = Field(description="ISO 8601, UTC.")
+    original: str = Field(description="What the peers run, in words.")
+    systems: list[MeasuredSystem] = Field(description="Ours first; those that do not run last.")
+
+
 class RunFacts(_Section):
     """What only the run knows; a report without it has the counts alone."""
 
@@ -65,6 +98,7 @@ class RunFacts(_Section):
     swapped: list[Swapped] | None = Field(
         None, description="Decisions of the conversion; worked out again where absent."
     )
+    measured: Measured | None = Field(None, description="Of the packed model, on some machine.")
     provenance: dict[str, dict[str, Any]] | None = Field(
         None, description="Job to its facts; collected where absent."
     )
@@ -205,6 +239,9 @@ class Report(_Section):
         "right after the conversion."
     )
     training: list[TrainingPoint] = Field(description="Logged steps; may be empty.")
+    measured: Measured | None = Field(
+        None, description="Latency and size beside peers; null where not measured."
+    )
     swapped: list[Swapped] = Field(description="What happened to every module with parameters.")
     provenance: dict[str, dict[str, Any]] = Field(
         description="Job (compress, pretrain, report) to its facts: command, package_version, "

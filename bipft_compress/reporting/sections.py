@@ -10,7 +10,13 @@ from bipft_compress.reporting.counted import (
     papers_section,
 )
 from bipft_compress.reporting.layout import Row, Section, Table
-from bipft_compress.reporting.measured import errors_section, quality_section, training_section
+from bipft_compress.reporting.measured import (
+    errors_section,
+    latency_change,
+    latency_section,
+    quality_section,
+    training_section,
+)
 from bipft_compress.reporting.origins import (
     again_section,
     left_out_section,
@@ -46,6 +52,10 @@ def headline(report: Report) -> Table:
             f"{units.ratio(memory.ratio)} less",
         ),
     ]
+    change = latency_change(report.measured) if report.measured else None
+    if change is not None:
+        original, ours, ratio = change
+        rows.append(("latency", f"{original:.1f} ms", f"{ours:.1f} ms", _faster(ratio)))
     for name, score in report.quality.items():
         rows.append(
             (
@@ -56,6 +66,10 @@ def headline(report: Report) -> Table:
             )
         )
     return Table(("", "full precision", "compressed", "change"), "lrrr", rows)
+
+
+def _faster(ratio: float) -> str:
+    return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
 
 
 def _with_unit(unit: units.Unit, value: float) -> str:
@@ -89,6 +103,8 @@ def sections(report: Report) -> list[Section]:
         memory_section(report),
         papers_section(report),
     ]
+    if report.measured:
+        found.append(latency_section(report.measured))
     if report.quality:
         found.append(quality_section(report))
     if report.layer_errors:

@@ -157,17 +157,24 @@ def read_tensors(
                 f"{path}: tensor {name} is {entry.dtype} {entry.shape}, not {wanted.dtype} "
                 f"{tuple(wanted.shape)} as its configuration says."
             )
-    tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            for name in entries:
-                tensors[name] = file.get_tensor(name)
+            changed = [
+                name for name in entries if digest(file.get_tensor(name)) != checksums.get(name)
+            ]
+        tensors = {name: _mapped(path, name) for name in entries}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}).") from None
-    for name, tensor in tensors.items():
-        if digest(tensor) != checksums.get(name):
-            raise CheckpointError(
-                f"{path}: tensor {name} does not match its checksum: the file was changed; pack "
-                "the checkpoint again."
-            )
+    for name in changed:
+        raise CheckpointError(
+            f"{path}: tensor {name} does not match its checksum: the file was changed; pack the "
+            "checkpoint again."
+        )
     return tensors
+
+
+def _mapped(path: Path, name: str) -> Tensor:
+    """A tensor in a mapping of its own: when it is dropped, its pages leave the memory."""
+    with safe_open(path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor

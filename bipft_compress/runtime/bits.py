@@ -30,10 +30,11 @@ def pack_fields(values: Tensor, width: int) -> Tensor:
 
 def unpack_fields(packed: Tensor, width: int, count: int) -> Tensor:
     """The inverse of `pack_fields`: `count` numbers a row, uint8, (..., count)."""
-    places = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)
-    values = (packed.unsqueeze(-1) >> places) & (2**width - 1)
-    fields: Tensor = values.flatten(-2)[..., :count]
-    return fields
+    if width == 8:
+        return packed[..., :count]
+    # One pass a place over whole rows: several times faster than broadcasting the places.
+    values = [(packed >> place) & (2**width - 1) for place in range(0, 8, width)]
+    return torch.stack(values, -1).flatten(-2)[..., :count]
 
 
 def pack_signs(x: Tensor) -> Tensor:

@@ -188,6 +188,11 @@ def make_layer(tensors: Mapping[str, Tensor], facts: LayerFacts) -> PackedLayer 
     return PackedLayer(tensors, facts)
 
 
+def _of_keys(mask: Tensor) -> bool:
+    """Whether all queries may attend to the same keys."""
+    return bool((mask == mask[:, :1, :1]).all())
+
+
 def run_packed(
     self: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
 ) -> Tensor:
@@ -199,7 +204,9 @@ def run_packed(
     key_mask = None
     if attention_mask is not None:
         key_mask = attention_mask[:, 0, 0, :]
-        if attention_mask.dtype != torch.bool or (attention_mask != key_mask[:, None, None]).any():
+        # A traced graph cannot branch on what a mask holds: there it is taken at its word.
+        tracing = torch.compiler.is_compiling()
+        if attention_mask.dtype != torch.bool or not (tracing or _of_keys(attention_mask)):
             raise ValueError("a packed model takes masks of tokens (batch, length), no others")
     packed: PackedLayer | CompiledLayer = self.packed  # type: ignore[assignment]
     return packed(hidden_states, key_mask)  # type: ignore[no-any-return]

@@ -53,6 +53,20 @@ def chosen_path() -> str:
     return name
 
 
+def register_rate(path: str, threads: int = 1) -> float:
+    """What no product of a path exceeds here, in 10^9 binary multiply-accumulates a second.
+
+    One short run of the path's own instructions on registers, which wait for no memory; on a
+    shared machine take the median of several.
+
+    Args:
+        path: of `paths`, but not the reference.
+        threads: that run them at once.
+    """
+    rate: float = kernels().register_rate(path, threads)
+    return rate
+
+
 def kernels() -> ModuleType:
     """The compiled module; only for paths other than the reference."""
     module = _module()

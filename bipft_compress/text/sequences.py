@@ -92,10 +92,10 @@ def token_sequences(
     Args:
         documents: text; sentences and chunks never span two of them.
         tokenizer: fast or slow; its settings are left as they were.
-        text: unit "sentences" cuts a sentence of more than `sequence_length` tokens off; unit
-            "packed" spreads a document over as many sequences as it takes. Either leaves out
-            sequences of less than `shortest` tokens, specials included, and the sequence that
-            reaches `max_tokens` is the last.
+        text: unit "sentences" cuts a sentence of more than `sequence_length` tokens off, or with
+            overlong "skip" leaves it out; unit "packed" spreads a document over as many sequences
+            as it takes. Either leaves out sequences of less than `shortest` tokens, specials
+            included, and the sequence that reaches `max_tokens` is the last.
         limit: most sequences to give.
     """
     unit = _packed if text.unit == "packed" else _sentences
@@ -136,11 +136,16 @@ def _sentences(
     sentences = [sentence for document in documents for sentence in split_sentences(document)]
     if not sentences:
         return []
+    skip = text.overlong == "skip"
     with _settings_kept(tokenizer):
         ids: list[list[int]] = tokenizer(
-            sentences, truncation=True, max_length=text.sequence_length, padding=False
+            # A token more tells which sentences are too long.
+            sentences,
+            truncation=True,
+            max_length=text.sequence_length + skip,
+            padding=False,
         )["input_ids"]
-    return ids
+    return [sequence for sequence in ids if len(sequence) <= text.sequence_length]
 
 
 def _packed(

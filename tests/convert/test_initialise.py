@@ -104,6 +104,24 @@ def test_the_same_input_gives_the_same_start_and_leaves_the_teacher_alone(make_p
     assert all(not m._forward_hooks for m in first.teacher.modules())
 
 
+def test_descent_of_each_layer_lowers_the_error(make_pair, family):
+    plain = make_pair(family, recipe=FULL)
+    descended = make_pair(family, recipe=FULL | {"initialisation": {"layer_epochs": 30}})
+    assert all(
+        after < 0.95 * before for before, after in zip(plain.errors, descended.errors, strict=True)
+    )
+    assert all(parameter.grad is None for parameter in descended.student.parameters())
+
+
+def test_descent_of_each_layer_is_repeatable(make_pair):
+    recipe = {"initialisation": {"layer_epochs": 2}}
+    first, second = make_pair("bert", recipe=recipe), make_pair("bert", recipe=recipe)
+    for name, value in first.student.state_dict().items():
+        assert torch.equal(value, second.student.state_dict()[name]), name
+    for name, parameter in first.teacher.named_parameters():
+        assert parameter.grad is None, name
+
+
 def test_progress_counts_layers(make_model, batches):
     teacher = make_model("bert")
     student = copy.deepcopy(teacher)

@@ -7,6 +7,9 @@ from rich.console import Console
 
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import (
+    Measured,
+    MeasuredSystem,
+    Report,
     RunFacts,
     TrainingPoint,
     render_html,
@@ -133,3 +136,29 @@ def test_terminal_table(report):
 )
 def test_units(unit, value, shown):
     assert unit.show(value) == shown
+
+
+def test_measured_beside_peers(tiny_config):
+    systems = [
+        MeasuredSystem(name="bipft-compress", milliseconds=10, ratio=1, file_bytes=2**20),
+        MeasuredSystem(name="PyTorch fp32", milliseconds=41, ratio=4.1),
+        MeasuredSystem(name="OpenVINO", note="not installed (<openvino>)"),
+    ]
+    measured = Measured(
+        batch=1, sequence_length=7, threads=1, rounds=3, path="avx2", machine="a machine",
+        torch_version="2", date="2026-01-01T00:00:00+00:00", original="the original",
+        systems=systems,
+    )  # fmt: skip
+    run = RunFacts(measured=measured)
+    report = report_from_config(tiny_config, Recipe(), sequence_length=7, run=run)
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    markdown, html = render_markdown(report), render_html(report)
+    assert "| latency | 41.0 ms | 10.0 ms | 4.10x faster |" in markdown
+    assert "| bipft-compress | 10.0 | 1.00 | 1.00 MiB | - |  |" in markdown
+    assert "not installed (&lt;openvino&gt;)" in html
+    Page(html)
+    slower = measured.model_copy(
+        update={"systems": [systems[0], systems[1].model_copy(update={"ratio": 0.5})]}
+    )
+    other = report.model_copy(update={"measured": slower})
+    assert "2.00x slower" in render_markdown(other)

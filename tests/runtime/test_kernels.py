@@ -181,3 +181,11 @@ def test_the_environment_forces_a_path(monkeypatch):
     monkeypatch.setenv(native.PATH_VARIABLE, "abacus")
     with pytest.raises(UserError, match="abacus is no path of this machine: choose one of"):
         native.chosen_path()
+
+
+@pytest.mark.parametrize("path", COMPILED)
+def test_no_product_is_faster_than_the_registers(path):
+    """By a wide margin, for machines are shared; a loop the compiler emptied is far beyond it."""
+    rate = max(native.register_rate(path) for _ in range(3))
+    assert 0.1 < rate < 100_000
+    assert native.register_rate(path, 2) > 0

@@ -145,3 +145,25 @@ def test_a_copy_is_a_model_of_its_own(make_binary, pack_in_memory, padded, monke
         copied.to(torch.device("cpu"))
         assert not torch.equal(copied(**padded)[0], before)
         assert torch.equal(packed(**padded)[0], before)
+
+
+def test_compile_and_export_see_one_operator_a_layer(make_binary, pack_in_memory, padded):
+    _, packed = pack_in_memory(make_binary("bert"))
+
+    class Hidden(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = packed
+
+        def forward(self, input_ids, attention_mask):
+            return self.model(input_ids, attention_mask=attention_mask).last_hidden_state
+
+    inputs = padded["input_ids"], padded["attention_mask"]
+    with torch.no_grad():
+        expected = Hidden()(*inputs)
+        compiled = torch.compile(Hidden(), backend="aot_eager", fullgraph=True)
+        assert torch.equal(compiled(*inputs), expected)
+        exported = torch.export.export(Hidden(), inputs)
+        assert torch.equal(exported.module()(*inputs), expected)
+    called = [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+    assert sum("encoder_layer" in name for name in called) == 2

@@ -29,9 +29,7 @@ def test_hidden_states_agree_to_float_rounding(minilm, path, monkeypatch):
     monkeypatch.setenv(PATH_VARIABLE, path)
     training, tokenizer, _ = checkpoint.load(minilm / "binary")
     packed, _, _ = load(minilm / "packed")
-    batch = tokenizer(
-        held_out_sentences()[:64], padding=True, truncation=True, return_tensors="pt"
-    )
+    batch = tokenizer(held_out_sentences()[:64], padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
         expected = training(**batch, output_hidden_states=True).hidden_states
         states = packed(**batch, output_hidden_states=True).hidden_states

@@ -107,6 +107,15 @@ def test_sentences_are_truncated_left_out_and_kept_in_order(
     ]
 
 
+def test_overlong_sentences_are_skipped_where_asked(tokenizer: PreTrainedTokenizerFast) -> None:
+    documents = ["w5 w6 w7 w8 w9", "w5 w6 w7 w8", "w9 w10 w11 w12 w13 w14", "w15 w16 w17"]
+    text = Text(unit="sentences", sequence_length=6, shortest=4, overlong="skip")
+    assert list(token_sequences(documents, tokenizer, text)) == [
+        [CLS, 5, 6, 7, 8, SEP],
+        [CLS, 15, 16, 17, SEP],
+    ]
+
+
 def test_packed_never_mixes_documents_and_drops_short_tails(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:

@@ -19,6 +19,7 @@ from bipft_compress.errors import CheckpointError, CorpusError, OutputError, Tra
 from bipft_compress.recipe import SHIPPED, Finetuning, Recipe
 from bipft_compress.record import WEIGHTS
 from bipft_compress.tasks.chosen import ChosenTask
+from bipft_compress.tasks.evaluate import evaluate_task
 from bipft_compress.tasks.labelled import Columns
 from bipft_compress.training import finetune as module
 from bipft_compress.training.finetune import DEFAULTS, finetune
@@ -46,7 +47,7 @@ def weights(directory):
 def test_full_precision_learns_and_is_a_checkpoint(teacher, task):
     model, _ = checkpoint.load_pretrained(teacher)
     assert type(model).__name__ == "BertForSequenceClassification"
-    figures = jobs.evaluate_task(teacher, task)
+    figures = evaluate_task(teacher, task)
     assert figures["sst2_accuracy"]["compressed"] > 0.8
 
 
@@ -66,10 +67,10 @@ def test_binary_with_a_teacher_is_a_binary_checkpoint(make_binary, teacher, task
     assert record.provenance["finetune"]["task"] == "sst2"
     assert {d.kind for d in record.decisions} >= {"head", "query"}
     # Every job that takes a binary checkpoint takes this one.
-    figures = jobs.evaluate_task(out, task, teacher=str(teacher))
+    figures = evaluate_task(out, task, teacher=str(teacher))
     assert figures == record.quality
     jobs.pack_checkpoint(out, tmp_path / "packed")
-    assert jobs.evaluate_task(tmp_path / "packed", task)["sst2_accuracy"] == {
+    assert evaluate_task(tmp_path / "packed", task)["sst2_accuracy"] == {
         "compressed": made.metrics["accuracy"]
     }
     report = jobs.report_checkpoint(out, tmp_path / "report")
@@ -98,7 +99,7 @@ def test_regression_with_a_teacher(make_checkpoint, make_binary, tmp_path, binar
     start = make_binary() if binary else tmp_path / "t"
     made = finetune(start, chosen, out, teacher=tmp_path / "t", recipe=RECIPE)
     assert made.metrics.keys() == {"pearson", "spearman"}
-    assert jobs.evaluate_task(out, chosen).keys() == {"custom_pearson", "custom_spearman"}
+    assert evaluate_task(out, chosen).keys() == {"custom_pearson", "custom_spearman"}
 
 
 def test_own_classes_are_kept_in_the_checkpoint(make_checkpoint, tmp_path):
@@ -109,21 +110,21 @@ def test_own_classes_are_kept_in_the_checkpoint(make_checkpoint, tmp_path):
     finetune(make_checkpoint("bert"), chosen, tmp_path / "out", recipe=RECIPE)
     # A file with one class alone is measured by the numbers that training gave.
     path.write_text("\n".join(["text,y", *rows[:4]]))
-    assert jobs.evaluate_task(tmp_path / "out", chosen)["custom_accuracy"]
+    assert evaluate_task(tmp_path / "out", chosen)["custom_accuracy"]
     path.write_text("text,y\na b,middling\n")
     with pytest.raises(CorpusError, match="label 'middling' is none of high, low"):
-        jobs.evaluate_task(tmp_path / "out", chosen)
+        evaluate_task(tmp_path / "out", chosen)
     path.write_text("text,y\na b,1.5\nc d,2\n")
     numbers = ChosenTask("custom", path, Columns("text", None, "y"), True)
     with pytest.raises(CheckpointError, match="has 2 labels and custom has numbers to predict"):
-        jobs.evaluate_task(tmp_path / "out", numbers)
+        evaluate_task(tmp_path / "out", numbers)
 
 
 def test_every_family(family, make_binary, task, tmp_path):
     made = finetune(make_binary(family, "ForMaskedLM"), task, tmp_path / "out", steps=2)
     checkpoint.load(tmp_path / "out")
     jobs.pack_checkpoint(tmp_path / "out", tmp_path / "packed")
-    packed = jobs.evaluate_task(tmp_path / "packed", task)["sst2_accuracy"]["compressed"]
+    packed = evaluate_task(tmp_path / "packed", task)["sst2_accuracy"]["compressed"]
     assert packed == pytest.approx(made.metrics["accuracy"], abs=1 / 32 + 1e-9)
 
 
@@ -139,6 +140,7 @@ def test_seed_decides_everything(make_binary, task, tmp_path):
 SCRIPT = """
 import sys
 from bipft_compress.tasks.chosen import ChosenTask
+from bipft_compress.tasks.evaluate import evaluate_task
 from bipft_compress.training.finetune import finetune
 start, data, out, resume = sys.argv[1:]
 finetune(start, ChosenTask("sst2", data), out, steps=24, resume=resume == "resume")
@@ -215,11 +217,11 @@ class TestTeachersAndHeads:
         with pytest.raises(CheckpointError, match="without a sequence classification head"):
             finetune(tmp_path / "start", task, tmp_path / "o", teacher=tmp_path / "start")
         with pytest.raises(CheckpointError, match="was fine-tuned on another task"):
-            jobs.evaluate_task(tmp_path / "three", task)
+            evaluate_task(tmp_path / "three", task)
         turned, _ = with_classifier(backbone, ("1", "0"), None)
         turned.save_pretrained(tmp_path / "three")
         with pytest.raises(CheckpointError, match="in another order"):
-            jobs.evaluate_task(tmp_path / "three", task)
+            evaluate_task(tmp_path / "three", task)
         assert not (tmp_path / "o").exists()
 
     def test_teacher_of_another_shape(self, make_model, tokenizer, task, tmp_path):

@@ -9,12 +9,13 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 
-from bipft_compress import checkpoint, jobs
+from bipft_compress import checkpoint
 from bipft_compress.convert.classifier import with_classifier
 from bipft_compress.errors import CheckpointError, RecipeError
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.recipe import Recipe
 from bipft_compress.tasks.chosen import ChosenTask
+from bipft_compress.tasks.evaluate import evaluate_task
 from bipft_compress.training import lora
 from bipft_compress.training.finetune import finetune
 from bipft_compress.training.finetuned import FACTS, read_classifier
@@ -72,7 +73,7 @@ def test_result_is_an_adapter(make_binary, make_checkpoint, sst2, tmp_path, bina
     assert made.adapter_bytes == (out / "adapter_model.safetensors").stat().st_size
     stored = load_file(out / "adapter_model.safetensors")
     assert sum(tensor.numel() for tensor in stored.values()) == made.trained_parameters
-    assert jobs.evaluate_task(out, task)["sst2_accuracy"]["compressed"] == made.metrics["accuracy"]
+    assert evaluate_task(out, task)["sst2_accuracy"]["compressed"] == made.metrics["accuracy"]
     # By hand, as PEFT's users would.
     recipe = None
     if binary:
@@ -94,7 +95,7 @@ def test_damaged_adapter(make_checkpoint, sst2, tmp_path):
     file = out / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(CheckpointError, match="cannot be loaded"):
-        jobs.evaluate_task(out, task)
+        evaluate_task(out, task)
     (out / FACTS).write_text(json.dumps({}))
     with pytest.raises(CheckpointError, match="does not say what it is an adapter of"):
-        jobs.evaluate_task(out, task)
+        evaluate_task(out, task)

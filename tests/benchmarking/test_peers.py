@@ -1,0 +1,69 @@
+import importlib.util
+
+import pytest
+import torch
+
+from bipft_compress.benchmarking import peers
+from bipft_compress.benchmarking.peers import Original, Ready, prepare
+
+
+@pytest.fixture
+def original(make_model, tmp_path):
+    model = make_model("bert")
+    model.set_attn_implementation("sdpa")
+    return Original(model, torch.randint(5, 101, (2, 9)), 1, tmp_path)
+
+
+def installed(*packages):
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+ONNX = "onnx", "onnxscript", "onnxruntime"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not installed(*ONNX, "openvino"), reason="peers are not installed")
+def test_every_installed_peer_computes_what_the_original_does(original):
+    ready, missing = prepare(original)
+    assert not missing
+    assert set(ready) == set(peers.PEERS)
+    with torch.inference_mode():
+        expected = original.model(original.ids, original.mask)[0]
+    for name, made in ready.items():
+        output = made.call()
+        values = next(iter(output.values())) if hasattr(output, "values") else output[0]
+        tolerance = 0.3 if "int8" in name else 1e-3
+        torch.testing.assert_close(
+            torch.as_tensor(values), expected, atol=tolerance, rtol=tolerance, msg=name
+        )
+        assert made.file_bytes
+
+
+def test_a_peer_that_fails_is_reported_and_the_others_run(original, monkeypatch):
+    def broken(_):
+        raise RuntimeError("no such instruction\nand more")
+
+    def missing(_):
+        raise ModuleNotFoundError("No module named 'abacus'", name="abacus")
+
+    def late(_):
+        return Ready(lambda: 1 / 0)
+
+    table = {"good": peers.pytorch, "broken": broken, "missing": missing, "late": late}
+    monkeypatch.setattr(peers, "PEERS", table)
+    ready, reasons = prepare(original)
+    assert list(ready) == ["good"]
+    assert reasons == {
+        "broken": "failed: no such instruction",
+        "missing": "not installed (abacus)",
+        "late": "failed: division by zero",
+    }
+
+
+def test_without_any_package_torch_remains(original, monkeypatch):
+    for package in (*ONNX, "openvino"):
+        monkeypatch.setitem(__import__("sys").modules, package, None)
+    ready, reasons = prepare(original)
+    assert peers.PYTORCH in ready
+    others = ("ONNX Runtime fp32", "ONNX Runtime int8 dynamic", "OpenVINO")
+    assert all(reasons[name].startswith("not installed") for name in others)
