@@ -181,6 +181,9 @@ class Finetuning(_Section):
     full_precision_learning_rate: float = Field(
         5e-5, gt=0, description="Of a full-precision checkpoint, instead of training's."
     )
+    adapter_learning_rate: float = Field(
+        3e-3, gt=0, description="Of LoRA adapters, instead of training's."
+    )
     objective: TaskObjective = TaskObjective()
     training: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."

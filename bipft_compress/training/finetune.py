@@ -163,7 +163,9 @@ def _arguments(
     rank: int | None,
 ) -> TrainingArguments:
     values = DEFAULTS | options.training
-    if start.record is None and rank is None:
+    if rank is not None:
+        values["learning_rate"] = options.adapter_learning_rate
+    elif start.record is None:
         values["learning_rate"] = options.full_precision_learning_rate
     if seed is not None:
         values["seed"] = seed

@@ -16,6 +16,7 @@ FINETUNING = {
     "finetuning": {
         "sequence_length": 24,
         "full_precision_learning_rate": 2e-3,
+        "adapter_learning_rate": 1e-2,
         "training": {
             "max_steps": 12,
             "per_device_train_batch_size": 8,

@@ -102,6 +102,17 @@ def test_regression_with_a_teacher(make_checkpoint, make_binary, tmp_path, binar
     assert evaluate_task(out, chosen).keys() == {"custom_pearson", "custom_spearman"}
 
 
+def test_each_kind_has_its_own_learning_rate(make_binary, make_checkpoint, tmp_path):
+    full, binary = (
+        module.read_trainable(place) for place in (make_checkpoint("bert"), make_binary())
+    )
+    for start, rank, rate in [(full, None, 5e-5), (binary, None, 2e-4), (binary, 4, 3e-3)]:
+        args = module._arguments(
+            Finetuning(), start, tmp_path / "work", steps=None, seed=9, rank=rank
+        )
+        assert (args.learning_rate, args.seed) == (rate, 9)
+
+
 def test_own_classes_are_kept_in_the_checkpoint(make_checkpoint, tmp_path):
     rows = [f"{a} {b},{'low' if a < 'e' else 'high'}" for a in "abcdefgh" for b in "abcd"]
     path = tmp_path / "own.csv"
