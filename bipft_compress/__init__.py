@@ -1,9 +1,10 @@
 """Make BERT-family checkpoints binary.
 
-Four jobs, each usable alone::
+Five jobs, each usable alone::
 
     compress(model, tokenizer, Recipe.load("default"), "text.txt")
     pretrain("binary-dir", "text.txt", "better-dir")
+    finetune("better-dir", ChosenTask("sst2", "hub"), "task-dir")
     pack("better-dir", "packed-dir")
     report("binary-dir", "report-dir")
 """
@@ -23,17 +24,21 @@ if TYPE_CHECKING:
     from bipft_compress.recipe import Recipe
     from bipft_compress.reporting import build_report
     from bipft_compress.runtime.model import load
+    from bipft_compress.tasks.chosen import ChosenTask
+    from bipft_compress.training.finetune import finetune
     from bipft_compress.training.pretrain import pretrain, train
 
 __version__ = version("bipft-compress")
 
 _PUBLIC = {
+    "ChosenTask": "bipft_compress.tasks.chosen:ChosenTask",
     "Compressed": "bipft_compress.convert.compress:Compressed",
     "Recipe": "bipft_compress.recipe:Recipe",
     "UserError": "bipft_compress.errors:UserError",
     "build_report": "bipft_compress.reporting:build_report",
     "compress": "bipft_compress.convert.compress:compress",
     "compress_checkpoint": "bipft_compress.jobs:compress_checkpoint",
+    "finetune": "bipft_compress.training.finetune:finetune",
     "load": "bipft_compress.runtime.model:load",
     "pack": "bipft_compress.jobs:pack_checkpoint",
     "pretrain": "bipft_compress.training.pretrain:pretrain",
@@ -42,12 +47,14 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "ChosenTask",
     "Compressed",
     "Recipe",
     "UserError",
     "build_report",
     "compress",
     "compress_checkpoint",
+    "finetune",
     "load",
     "pack",
     "pretrain",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,15 +28,10 @@ from bipft_compress.reporting import (
     write_report,
 )
 from bipft_compress.runtime.artefact import write_artefact
-from bipft_compress.runtime.model import load
-from bipft_compress.tasks.sts import (
-    SentencePairs,
-    embedding_floor,
-    likeness,
-    spearman,
-)
+from bipft_compress.tasks.evaluate import evaluate_sts
 from bipft_compress.text.corpus import BUILTIN
-from bipft_compress.training.pretrain import WORK, pretrain
+from bipft_compress.training.loop import WORK
+from bipft_compress.training.pretrain import pretrain
 from bipft_compress.training.progress import progress_bar
 
 logger = logging.getLogger("bipft_compress")
@@ -115,41 +109,6 @@ def pack_checkpoint(
         made = report_checkpoint(work, work, overwrite=True)
         packed = (work / WEIGHTS).stat().st_size
     return PackedSize(made.memory.full_precision_bytes, packed)
-
-
-def evaluate_sts(
-    directory: str | Path, data: str | Path, *, teacher: str | None = None
-) -> dict[str, Any]:
-    """Sentence similarity of a binary checkpoint, packed or not, beside its original.
-
-    The figures are also kept in the checkpoint's record, for its report.
-
-    Returns:
-        ``full_precision``, ``compressed`` and ``embedding_floor``: Spearman; ``recovered``: the
-        share of the distance from floor to full precision; ``similarity_to_original``: mean
-        cosine of sentence embeddings; ``pairs``.
-
-    Raises:
-        UserError: the checkpoint or the data is at fault.
-    """
-    pairs = SentencePairs.read(data)
-    student, tokenizer, record = load(directory)
-    original, _ = checkpoint.load_pretrained(teacher or record.teacher)
-    full = spearman(original, tokenizer, pairs)
-    floor = embedding_floor(original, tokenizer, pairs)
-    ours = spearman(student, tokenizer, pairs)
-    figures = {
-        "full_precision": full,
-        "compressed": ours,
-        "embedding_floor": floor,
-        "recovered": (ours - floor) / (full - floor) if full != floor else None,
-        "similarity_to_original": likeness(student, original, tokenizer, pairs.first).cosine,
-        "pairs": len(pairs.scores),
-        "data": Path(data).name,
-    }
-    record.quality["sts_spearman"] = figures
-    write_record(Path(directory), record)
-    return figures
 
 
 def benchmark_artefact(

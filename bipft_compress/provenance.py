@@ -19,7 +19,7 @@ def provenance(earlier: dict[str, Any], job: str, **facts: Any) -> dict[str, Any
 
     Args:
         earlier: what the input's record says; not changed.
-        job: ``compress`` or ``pretrain``.
+        job: ``compress``, ``pretrain``, ``finetune``, ``pack`` or ``report``.
         facts: anything else to keep, such as the seed.
 
     Returns:

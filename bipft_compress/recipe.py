@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -130,11 +130,11 @@ class Text(_Section):
     )
 
 
-class Objective(_Section):
-    """Weights of the loss terms; 0 leaves a term out."""
+class Terms(_Section):
+    """Weights of the distillation terms; 0 leaves a term out."""
 
-    mlm: float = Field(0.0, ge=0, description="Masked language modelling.")
-    nsp: float = Field(0.0, ge=0, description="Next-sentence prediction, where there is a head.")
+    _options: ClassVar[set[str]] = {"temperature"}
+
     logits: float = Field(0.0, ge=0, description="Soft cross-entropy with the teacher's logits.")
     hidden_states: float = Field(0.0, ge=0, description="MSE of hidden states, per layer.")
     attention_scores: float = Field(0.0, ge=0, description="MSE of attention scores.")
@@ -146,16 +146,48 @@ class Objective(_Section):
         0.0, ge=0, description="KL divergence of in-batch similarity distributions."
     )
     temperature: float = Field(0.05, gt=0, description="Of sentence_similarity.")
+
+    def weights(self) -> dict[str, float]:
+        """Term to weight, terms of weight zero left out."""
+        values = self.model_dump(exclude=self._options)
+        return {name: float(weight) for name, weight in values.items() if weight}
+
+
+class Objective(Terms):
+    """Weights of the pretraining's terms; 0 leaves a term out."""
+
+    _options: ClassVar[set[str]] = {"temperature", "masking", "fresh_mlm_head"}
+
+    mlm: float = Field(0.0, ge=0, description="Masked language modelling.")
+    nsp: float = Field(0.0, ge=0, description="Next-sentence prediction, where there is a head.")
     masking: float = Field(0.15, gt=0, lt=1, description="Share of tokens masked for mlm.")
     fresh_mlm_head: bool = Field(
         False, description="Give a checkpoint without an MLM head a fresh, tied one."
     )
 
-    def weights(self) -> dict[str, float]:
-        """Term to weight, terms of weight zero left out."""
-        options = {"temperature", "masking", "fresh_mlm_head"}
-        values = self.model_dump(exclude=options)
-        return {name: float(weight) for name, weight in values.items() if weight}
+
+class TaskObjective(Terms):
+    """Weights of the fine-tuning's terms; all but `task` need a fine-tuned teacher."""
+
+    task: float = Field(1.0, ge=0, description="Cross-entropy or squared error with the labels.")
+    logits: float = Field(1.0, ge=0, description="Soft cross-entropy with the teacher's logits.")
+    hidden_states: float = Field(1.0, ge=0, description="MSE of hidden states, per layer.")
+
+
+class Finetuning(_Section):
+    """How a checkpoint, binary or not, is fine-tuned on a labelled task."""
+
+    sequence_length: int = Field(128, ge=4, description="Longest text or pair, in tokens.")
+    full_precision_learning_rate: float = Field(
+        5e-5, gt=0, description="Of a full-precision checkpoint, instead of training's."
+    )
+    adapter_learning_rate: float = Field(
+        3e-3, gt=0, description="Of LoRA adapters, instead of training's."
+    )
+    objective: TaskObjective = TaskObjective()
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
+    )
 
 
 class Recipe(_Section):
@@ -173,6 +205,7 @@ class Recipe(_Section):
     training: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
     )
+    finetuning: Finetuning = Finetuning()
 
     @classmethod
     def load(cls, source: str | Path | dict[str, Any]) -> Self:

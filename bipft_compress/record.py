@@ -28,7 +28,7 @@ class Record:
     layer_errors: list[float] = field(default_factory=list)
     """Normalised squared error of the hidden states after each layer, before any training."""
     training: list[dict[str, Any]] = field(default_factory=list)
-    """Logged points of the pretraining: step, tokens, loss and its terms, learning rate."""
+    """Logged points of all training: step, tokens, loss and its terms, learning rate."""
     provenance: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] | None = None
@@ -52,6 +52,11 @@ class Record:
             "tensors": self.tensors,
             "files": self.files,
         }
+
+    def add_training(self, points: list[dict[str, Any]]) -> None:
+        """Add the logged points of one more training; tokens count on from the one before."""
+        before = self.training[-1]["tokens"] if self.training else 0
+        self.training += [point | {"tokens": point["tokens"] + before} for point in points]
 
     @classmethod
     def read(cls, directory: Path) -> Record:

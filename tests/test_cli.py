@@ -43,6 +43,7 @@ def call(monkeypatch, capfd):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["bipft-compress", *map(str, arguments)])
+        capfd.readouterr()  # what fixtures printed before
         with pytest.raises(SystemExit) as stop:
             cli.main()
         out, err = capfd.readouterr()
@@ -98,6 +99,46 @@ def test_run_then_every_job_alone(call, make_checkpoint, recipe, corpus, tmp_pat
     assert json.loads(text)["packed_bytes"] == (packed / "model.safetensors").stat().st_size
 
 
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,more,y\n" + "ab cd,ef,good\ncd ab,gh,bad\n" * 8)
+    return path
+
+
+OWN = ["--task", "custom", "--text-column", "text", "--label-column", "y"]
+
+
+def test_finetune_and_evaluate(call, make_checkpoint, recipe, table, tmp_path):
+    source, teacher, binary = make_checkpoint("bert"), tmp_path / "teacher", tmp_path / "binary"
+    own = [*OWN, "--text-pair-column", "more", "--data", table]
+    code, text, errors = call(
+        "finetune", source, *own, "--out", teacher, "--recipe", recipe, "--steps", 2
+    )
+    assert code == 0, errors
+    assert "accuracy" in text
+    assert call("compress", source, "--recipe", recipe, "--out", binary)[0] == 0
+    code, text, errors = call(
+        "finetune", binary, *own, "--out", tmp_path / "o", "--teacher", teacher, "--steps", 2
+    )
+    assert code == 0, errors
+    assert "teacher" in text
+    code, text, _ = call("evaluate", tmp_path / "o", *own, "--teacher", teacher, "--json")
+    assert code == 0
+    figures = json.loads(text)["custom_accuracy"]
+    assert figures.keys() == {"compressed", "full_precision"}
+    code, text, _ = call("report", tmp_path / "o", "--out", tmp_path / "r", "--json")
+    assert json.loads(text)["quality"]["custom_accuracy"]["compressed"] == figures["compressed"]
+    code, text, errors = call(
+        "finetune", binary, *own, "--out", tmp_path / "lora", "--lora", 2, "--steps", 2
+    )
+    assert code == 0, errors
+    assert "Adapter: 0.0" in text
+    code, text, _ = call("evaluate", tmp_path / "lora", *own)
+    assert code == 0
+    assert "custom_accuracy" in text
+
+
 def test_report_from_a_config_alone(call, tmp_path):
     config = tmp_path / "bert-base.json"
     config.write_text(BertConfig().to_json_string())
@@ -121,7 +162,17 @@ def test_recipes_are_listed(call):
 
 @pytest.mark.parametrize(
     "command",
-    ["compress", "pretrain", "pack", "evaluate", "benchmark", "report", "run", "recipes"],
+    [
+        "compress",
+        "pretrain",
+        "finetune",
+        "pack",
+        "evaluate",
+        "benchmark",
+        "report",
+        "run",
+        "recipes",
+    ],
 )
 def test_help_shows_an_example(call, command):
     code, text, _ = call(command, "--help")
@@ -239,6 +290,30 @@ class TestFaults:
         save_file(state, path)
         write_record(tmp_path / "b", Record.read(tmp_path / "b"))
         fails("pack", tmp_path / "b", "--out", tmp_path / "o", says="set kept.vectors to 32")
+
+    def test_finetuning(self, fails, make_checkpoint, table, tmp_path, call):
+        source, out = make_checkpoint("bert"), tmp_path / "o"
+        for options, says in [
+            (["--task", "sst3", "--data", table], "Unknown task 'sst3'"),
+            (["--task", "sst2", "--data", tmp_path / "none"], "There is no directory"),
+            (["--task", "custom", "--data", table], "needs --text-column and --label-column"),
+            (["--task", "custom", "--data", table, "--text-column", "text"], "go together"),
+            ([*OWN, "--data", tmp_path / "none.csv"], "There is no file"),
+            ([*OWN, "--data", table, "--text-pair-column", "b"], "no column 'b' in row 1"),
+            ([*OWN, "--data", table, "--regression"], "'good' is not a number"),
+            ([*OWN, "--data", table, "--lora", 99], "--lora 99 is larger"),
+            ([*OWN, "--data", table, "--teacher", source], "without a sequence classification"),
+            ([*OWN, "--data", table, "--resume"], "nothing to resume"),
+        ]:
+            fails("finetune", source, *options, "--out", out, says=says)
+        fails("finetune", source, *OWN, "--data", table, "--out", source, says="already exists")
+        fails("evaluate", source, *OWN, "--data", table, says="without a sequence classification")
+
+    def test_finetuning_what_is_packed(self, fails, packed, table, tmp_path):
+        fails(
+            "finetune", packed, *OWN, "--data", table, "--out", tmp_path / "o",
+            says="is packed: it runs, but cannot be trained",
+        )  # fmt: skip
 
     def test_pairs_without_scores(self, fails, tmp_path):
         (tmp_path / "p.tsv").write_text("sentence1\tsentence2\na\tb\n")

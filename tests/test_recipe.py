@@ -152,9 +152,9 @@ def test_every_shipped_recipe_is_valid(path, tmp_path):
     text = path.read_text(encoding="utf-8").splitlines()
     keys = [line.split(":")[0] for line in text if line and line[0] not in " #-"]
     assert all(a != b for a, b in itertools.combinations(keys, 2))
-    pretrain = pytest.importorskip("bipft_compress.training.pretrain")
-    args = pretrain.training_arguments(recipe, tmp_path, None)
-    for key, value in recipe.training.items():
-        if key not in {"output_dir", "remove_unused_columns", "logging_nan_inf_filter"}:
+    loop = pytest.importorskip("bipft_compress.training.loop")
+    for chosen in (recipe.training, recipe.finetuning.training):
+        args = loop.training_arguments(chosen, tmp_path, None)
+        for key, value in chosen.items():
             got = getattr(args, key)
             assert getattr(got, "value", got) == value, key

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bipft_compress.cli import making, measuring
+from bipft_compress.cli import finetuning, making, measuring
 from bipft_compress.cli.shell import app, guard, set_up
 
-__all__ = ["app", "guard", "main", "making", "measuring", "set_up"]
+__all__ = ["app", "finetuning", "guard", "main", "making", "measuring", "set_up"]
 
 
 def main() -> None:

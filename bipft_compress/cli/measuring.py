@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from bipft_compress.cli.finetuning import chosen_task
 from bipft_compress.cli.options import (
+    DataOption,
     JsonOption,
+    LabelColumnOption,
     OutOption,
     OverwriteOption,
+    PairColumnOption,
     RankOption,
+    RegressionOption,
     RunnableArgument,
     TeacherOption,
+    TextColumnOption,
 )
 from bipft_compress.cli.shell import app, console, set_up
 from bipft_compress.errors import UserError
@@ -24,26 +30,48 @@ from bipft_compress.errors import UserError
 @app.command()
 def evaluate(
     directory: RunnableArgument,
-    data: Annotated[
-        Path, typer.Option(help="Pairs with sentence1, sentence2, score: .tsv, .csv, .parquet.")
-    ],
-    task: Annotated[str, typer.Option(help="sts: sentence similarity, Spearman.")] = "sts",
+    data: DataOption,
+    task: Annotated[
+        str, typer.Option(help="sts: sentence similarity of pairs in one file; or see finetune.")
+    ] = "sts",
     teacher: TeacherOption = None,
+    text_column: TextColumnOption = None,
+    pair_column: PairColumnOption = None,
+    label_column: LabelColumnOption = None,
+    regression: RegressionOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure sentence similarity beside the original's, and keep the figures for the report.
+    """Measure a checkpoint on a task, and keep the figures for the report.
 
-    Example: `bipft-compress evaluate bert-binary --task sts --data STS-B/dev.tsv`
+    Sentence similarity (sts) stands beside the original's; the tasks of `finetune` take any
+    checkpoint with a head for them, binary, packed or full-precision, and an adapter.
+
+    Examples: `bipft-compress evaluate bert-binary --task sts --data STS-B/dev.tsv` or
+    `bipft-compress evaluate bert-sst2 --task sst2 --data GLUE`
     """
-    from bipft_compress import jobs
+    from bipft_compress.tasks import evaluate as tasks
 
     set_up(to_stderr=as_json)
-    if task != "sts":
-        raise UserError(f"Unknown task {task!r}: the only task is sts.")
-    figures = jobs.evaluate_sts(directory, data, teacher=teacher)
-    if as_json:
-        print(json.dumps(figures))
+    if task == "sts":
+        figures = tasks.evaluate_sts(directory, data, teacher=teacher)
+        if as_json:
+            print(json.dumps(figures))
+        else:
+            _show_similarity(figures)
         return
+    chosen = chosen_task(task, data, text_column, pair_column, label_column, regression)
+    found = tasks.evaluate_task(directory, chosen, teacher=teacher)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table("Measure", *(["teacher"] if teacher else []), directory.name)
+    for name, values in found.items():
+        shown = [values["full_precision"]] if teacher else []
+        table.add_row(name, *(f"{value:.4f}" for value in [*shown, values["compressed"]]))
+    console.print(table)
+
+
+def _show_similarity(figures: dict[str, Any]) -> None:
     table = Table(title=f"Sentence similarity, {figures['pairs']:,} pairs")
     table.add_column("Model")
     table.add_column("Spearman", justify="right")

@@ -37,3 +37,26 @@ TeacherOption = Annotated[
     str | None,
     typer.Option(help="The full-precision original, if not where it was.", metavar="CHECKPOINT"),
 ]
+TaskOption = Annotated[
+    str,
+    typer.Option(
+        help="GLUE's cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli; or custom, with the "
+        "columns below."
+    ),
+]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        help="Directory with train and dev files (GLUE's own, or custom's .tsv, .csv, .jsonl or "
+        ".parquet), one such file, or 'hub' for GLUE.",
+        metavar="DATA",
+    ),
+]
+TextColumnOption = Annotated[str | None, typer.Option(help="custom: column of the text.")]
+PairColumnOption = Annotated[
+    str | None, typer.Option("--text-pair-column", help="custom: column of a second text.")
+]
+LabelColumnOption = Annotated[str | None, typer.Option(help="custom: column of the label.")]
+RegressionOption = Annotated[
+    bool, typer.Option("--regression", help="custom: labels are numbers, not classes.")
+]

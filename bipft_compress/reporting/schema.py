@@ -19,7 +19,7 @@ class Score(_Section):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float | str] = Field(init=False)
 
-    full_precision: float = Field(description="Of the model as it was.")
+    full_precision: float | None = Field(None, description="Of the model as it was, where known.")
     compressed: float = Field(description="Of the binary model.")
     embedding_floor: float | None = Field(
         None, description="What the word embeddings alone give, with no encoder."

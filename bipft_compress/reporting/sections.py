@@ -81,6 +81,8 @@ def _kept(score: Score) -> str:
         return (
             f"{100 * score.recovered:.0f} % of the way from {units.measure(score.embedding_floor)}"
         )
+    if score.full_precision is None:
+        return "-"
     return f"{score.compressed - score.full_precision:+.4f}"
 
 

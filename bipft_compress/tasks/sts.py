@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow.parquet
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
 from bipft_compress.errors import CorpusError
+from bipft_compress.tasks.tables import read_rows
 from bipft_compress.training.losses import mean_pool
 
 if TYPE_CHECKING:
@@ -39,42 +38,25 @@ class SentencePairs:
         """Read GLUE's STS-B layout or any table with sentence1, sentence2 and score.
 
         Args:
-            path: ``.tsv`` (tab-separated, no quoting), ``.csv`` or ``.parquet``, with a header.
+            path: see `tables.read_rows`.
 
         Raises:
             CorpusError: the file is missing, lacks a column, or holds no pair.
         """
         source = Path(path)
-        if not source.is_file():
-            raise CorpusError(f"There is no file {source}: give a .tsv, .csv or .parquet of pairs.")
+        rows = read_rows(source)
         try:
-            rows = _rows(source)
             pairs = [(row[_FIRST], row[_SECOND], float(row[_SCORE])) for row in rows]
         except (KeyError, TypeError):
             raise CorpusError(
                 f"{source} must have the columns {_FIRST}, {_SECOND} and {_SCORE} in its header."
             ) from None
-        except (ValueError, UnicodeDecodeError, csv.Error) as error:
+        except ValueError as error:
             raise CorpusError(f"{source} cannot be read as sentence pairs ({error}).") from None
         if len(pairs) < 2:
             raise CorpusError(f"{source} holds {len(pairs)} sentence pairs; at least 2 are needed.")
         first, second, scores = zip(*pairs, strict=True)
         return cls(list(first), list(second), list(scores))
-
-
-def _rows(path: Path) -> Sequence[dict[str, str]]:
-    if path.suffix == ".parquet":
-        rows: list[dict[str, str]] = pyarrow.parquet.read_table(path).to_pylist()
-        return rows
-    tabs = path.suffix == ".tsv"
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(
-            file,
-            delimiter="\t" if tabs else ",",
-            # GLUE's files have unbalanced quotes: they are characters, not syntax.
-            quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
-        )
-        return list(reader)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The loss of continued binary pretraining: what the student is asked to match."""
+"""The loss of pretraining and fine-tuning: what the student is asked to match."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from bipft_compress.convert.attach import attached
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import Encoder, get_module
-from bipft_compress.recipe import Objective
+from bipft_compress.recipe import Terms
 from bipft_compress.training import losses
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ IGNORED_LABEL = -100
 """Label of positions that no prediction is asked for (as in transformers)."""
 
 _HEADS = ("query", "key", "value")
+_WITHOUT_TEACHER = {"mlm", "nsp", "task"}
 
 
 class Distillation:
@@ -31,7 +32,8 @@ class Distillation:
 
     Args:
         student: the binary model.
-        teacher: its full-precision original; frozen here.
+        teacher: its full-precision original; frozen here. Without one, only the terms that
+            compare with labels count.
         encoder: parts of both.
         objective: weights of the terms.
 
@@ -42,13 +44,18 @@ class Distillation:
     def __init__(
         self,
         student: PreTrainedModel,
-        teacher: PreTrainedModel,
+        teacher: PreTrainedModel | None,
         encoder: Encoder,
-        objective: Objective,
+        objective: Terms,
     ) -> None:
         self.student, self.encoder, self.objective = student, encoder, objective
-        self.teacher = teacher.eval().requires_grad_(False)
+        self.teacher = teacher
         self.weights = objective.weights()
+        if teacher is None:
+            kept = self.weights.keys() & _WITHOUT_TEACHER
+            self.weights = {name: self.weights[name] for name in kept}
+        else:
+            teacher.eval().requires_grad_(False)
         if not self.weights:
             raise RecipeError("Every weight of the recipe's objective is 0: nothing to train for.")
         self._check_heads()
@@ -103,13 +110,16 @@ class Distillation:
         Args:
             model: the student as the trainer wraps it.
             batch: ``input_ids`` and ``attention_mask`` (batch, length); ``labels`` for mlm, -100
-                where nothing is asked; ``next_sentence_label`` (batch,) for nsp.
+                where nothing is asked, or for task (batch,), integers of classes or numbers to
+                predict; ``next_sentence_label`` (batch,) for nsp.
         """
         inputs = {
             key: batch[key]
             for key in ("input_ids", "attention_mask", "token_type_ids")
             if key in batch
         }
+        if self.teacher is None:
+            return self._head_terms(model(**inputs), {}, batch)
         with torch.no_grad(), self._recording(self.teacher) as teacher_heads:
             theirs = self.teacher(**inputs, output_hidden_states=True)
         with self._recording(self.student) as student_heads:
@@ -172,6 +182,8 @@ class Distillation:
             terms["mlm"] = F.cross_entropy(student["mlm"].flatten(0, 1), labels.flatten())
         if "nsp" in self.weights:
             terms["nsp"] = F.cross_entropy(student["nsp"], batch["next_sentence_label"])
+        if "task" in self.weights:
+            terms["task"] = losses.task_loss(student["task"], batch["labels"])
         if "logits" in self.weights:
             soft = []
             for head, logits in student.items():

@@ -30,13 +30,30 @@ def hidden_state_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Cross-entropy of the student's logits with the teacher's distribution (Hinton et al. 2015).
 
+    A single logit is a regression's number, no distribution: its squared error counts.
+
     Args:
         student: logits, (..., classes).
         teacher: same shape.
         mask: (...), positions that count; all where None.
     """
-    loss = -(teacher.softmax(-1) * student.log_softmax(-1)).sum(-1)
+    if student.shape[-1] == 1:
+        loss = (student - teacher).square().squeeze(-1)
+    else:
+        loss = -(teacher.softmax(-1) * student.log_softmax(-1)).sum(-1)
     return loss.mean() if mask is None else loss[mask.bool()].mean()
+
+
+def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy with classes, or mean squared error with numbers.
+
+    Args:
+        logits: (batch, classes), or (batch, 1) for a regression.
+        labels: (batch,), integers for classes, floating-point numbers for a regression.
+    """
+    if labels.is_floating_point():
+        return F.mse_loss(logits.squeeze(-1), labels)
+    return F.cross_entropy(logits, labels)
 
 
 def attention_score_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate import PartialState
 from rich.console import Console
-from transformers import TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import set_seed
 
 from bipft_compress import checkpoint
 from bipft_compress.convert.storage import round_to_stored
-from bipft_compress.errors import OutputError, RecipeError, TrainingError
+from bipft_compress.errors import RecipeError
 from bipft_compress.families import describe, max_sequence_length
-from bipft_compress.files import check_output, storage_faults
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
-from bipft_compress.record import WEIGHTS, Record
+from bipft_compress.record import Record
 from bipft_compress.text.sequences import build_dataset
 from bipft_compress.training.collator import PretrainingCollator
 from bipft_compress.training.distillation import Distillation
-from bipft_compress.training.progress import TrainingProgress
-from bipft_compress.training.trainer import DistillationTrainer, last_checkpoint
+from bipft_compress.training.loop import fit, training_arguments, without_dropout, work_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-WORK = "training"
-"""Where the output directory keeps training checkpoints until the result is written."""
-
-
-def training_arguments(recipe: Recipe, directory: Path, steps: int | None) -> TrainingArguments:
-    """The recipe's ``training:`` section as transformers' own arguments.
-
-    Raises:
-        RecipeError: an argument that `TrainingArguments` does not know, or refuses.
-    """
-    values: dict[str, Any] = {
-        "report_to": "none",
-        "save_total_limit": 2,
-        "include_num_input_tokens_seen": "non_padding",
-        "optim": "adamw_torch_fused",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        **recipe.training,
-        "output_dir": str(directory),
-        # Columns are ours (see PretrainingCollator), not the forward method's arguments.
-        "remove_unused_columns": False,
-        # A NaN is a fault to stop at, not one to smooth over in the log.
-        "logging_nan_inf_filter": False,
-    }
-    if steps is not None:
-        values["max_steps"] = steps
-    try:
-        return TrainingArguments(**values)
-    except (TypeError, ValueError) as error:
-        reason = str(error).replace("TrainingArguments.__init__() ", "")
-        raise RecipeError(f"The recipe's training section is not valid: {reason}.") from None
 
 
 def train(
@@ -96,16 +60,11 @@ def train(
         TrainingError: nothing to resume from, or a loss that is not a number.
         OutputError: the disk is full.
     """
-    args = training_arguments(recipe, directory, steps)
-    start = last_checkpoint(directory) if resume else None
-    if resume and start is None:
-        raise TrainingError(
-            f"There is nothing to resume in {directory}: run without --resume to start."
-        )
+    args = training_arguments(recipe.training, directory, steps)
     _check_length(recipe, student)
     set_seed(args.seed)
     for part in (student, teacher):
-        _without_dropout(part)
+        without_dropout(part)
     distillation = Distillation(student, teacher, describe(student), recipe.objective)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     # No more text is read than the steps can use.
@@ -113,29 +72,14 @@ def train(
     with args.main_process_first():
         dataset = build_dataset(corpus, tokenizer, recipe.text, limit=limit)
     objective = recipe.objective
-    progress = TrainingProgress(console or Console(quiet=True))
-    trainer = DistillationTrainer(
-        distillation,
-        args=args,
-        train_dataset=dataset,
-        data_collator=PretrainingCollator(
-            tokenizer,
-            masking=objective.masking if objective.mlm else 0.0,
-            pairs=bool(objective.nsp),
-            seed=args.seed,
-        ),
-        callbacks=[progress],
-    )
-    for ready_made in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(ready_made)
     _freeze_unused(student, recipe)
-    try:
-        with storage_faults(directory):
-            trainer.train(resume_from_checkpoint=str(start) if start else None)
-    finally:
-        progress.close()
-    student.eval()
-    return [_point(entry) for entry in trainer.state.log_history if "loss" in entry]
+    collator = PretrainingCollator(
+        tokenizer,
+        masking=objective.masking if objective.mlm else 0.0,
+        pairs=bool(objective.nsp),
+        seed=args.seed,
+    )
+    return fit(distillation, args, dataset, collator, resume=resume, console=console)
 
 
 def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:
@@ -146,13 +90,6 @@ def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:
             f"text.sequence_length = {recipe.text.sequence_length} is more than the "
             f"{largest} tokens this model has positions for."
         )
-
-
-def _without_dropout(model: PreTrainedModel) -> None:
-    """Distillation compares exact outputs, and binarization is noise enough."""
-    for module in model.modules():
-        if type(module).__name__ == "Dropout":
-            module.p = 0.0  # type: ignore[assignment]
 
 
 def _freeze_unused(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -167,22 +104,6 @@ def _freeze_unused(model: PreTrainedModel, recipe: Recipe) -> None:
     if recipe.embeddings.code == "full":
         for path in (encoder.word_embeddings, *encoder.embeddings_kept):
             model.get_submodule(path).requires_grad_(False)
-
-
-def _point(entry: dict[str, Any]) -> dict[str, Any]:
-    known = {"loss", "step", "learning_rate", "epoch", "grad_norm", "num_input_tokens_seen"}
-    terms = {
-        name: value
-        for name, value in entry.items()
-        if name not in known and not name.startswith("train_")
-    }
-    return {
-        "step": entry["step"],
-        "tokens": int(entry.get("num_input_tokens_seen", 0)),
-        "loss": float(entry["loss"]),
-        "terms": terms,
-        "learning_rate": float(entry.get("learning_rate", math.nan)),
-    }
 
 
 def pretrain(
@@ -215,22 +136,7 @@ def pretrain(
         UserError: see `train`, and `checkpoint.load`.
     """
     target = Path(out)
-    work = target.parent / f".{target.name}.{WORK}"
-    if resume:
-        if (target / WEIGHTS).is_file():
-            raise OutputError(f"{target} is already complete: there is nothing to resume.")
-        if not work.is_dir():
-            raise TrainingError(
-                f"There is nothing to resume for {target}: run without --resume to start."
-            )
-    else:
-        check_output(target, overwrite)
-        if last_checkpoint(work) is not None and not overwrite:
-            raise OutputError(
-                f"An unfinished run for {target} is there: go on with --resume, or start again "
-                "with --overwrite."
-            )
-        shutil.rmtree(work, ignore_errors=True)
+    work = work_directory(target, resume=resume, overwrite=overwrite)
     student, tokenizer, record = checkpoint.load(directory)
     chosen = recipe or record.recipe
     original, _ = checkpoint.load_pretrained(
@@ -253,10 +159,9 @@ def pretrain(
             for name in ("activations", "embeddings", "kept", "estimators", "initialisation")
         }
     )
-    offset = record.training[-1]["tokens"] if record.training else 0
     record.recipe = shown
     round_to_stored(student, describe(student), shown)
-    record.training += [point | {"tokens": point["tokens"] + offset} for point in points]
+    record.add_training(points)
     record.provenance = provenance(record.provenance, "pretrain")
     # Of several processes (accelerate launch) one writes, and the others wait for it.
     processes = PartialState()

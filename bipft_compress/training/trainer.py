@@ -48,7 +48,9 @@ class DistillationTrainer(Trainer):
     def __init__(self, distillation: Distillation, **kwargs: Any) -> None:
         super().__init__(model=distillation.student, **kwargs)
         self.distillation = distillation
-        distillation.teacher.to(self.args.device)
+        teacher: nn.Module | None = distillation.teacher
+        if teacher is not None:
+            teacher.to(self.args.device)
         # The loss is a mean over the batch: Trainer itself divides by accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._terms: dict[str, list[Tensor]] = defaultdict(list)
@@ -94,11 +96,12 @@ class DistillationTrainer(Trainer):
     @override
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         # Scales, shifts and estimators are fitted numbers, not weights to be kept small.
-        return [
+        binary = [
             f"{name}.weight"
             for name, part in model.named_modules()
             if isinstance(part, BinaryLinear)
         ]
+        return binary or super().get_decay_parameter_names(model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset

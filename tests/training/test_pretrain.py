@@ -17,7 +17,8 @@ from bipft_compress.errors import OutputError, RecipeError, TrainingError
 from bipft_compress.jobs import compress_checkpoint
 from bipft_compress.recipe import Recipe
 from bipft_compress.record import WEIGHTS
-from bipft_compress.training.pretrain import pretrain, training_arguments
+from bipft_compress.training.loop import training_arguments
+from bipft_compress.training.pretrain import pretrain
 
 RECIPE = {
     "initialisation": {"calibration_tokens": 400, "batch_tokens": 200, "sequence_length": 24},
@@ -196,6 +197,5 @@ def test_every_term_at_once(tmp_path, make_checkpoint, corpus):
 
 
 def test_unknown_training_argument_is_named(tmp_path):
-    recipe = Recipe.load({"training": {"learning_rat": 1e-3}})
     with pytest.raises(RecipeError, match="learning_rat"):
-        training_arguments(recipe, tmp_path, None)
+        training_arguments({"learning_rat": 1e-3}, tmp_path, None)

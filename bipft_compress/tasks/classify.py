@@ -1,0 +1,99 @@
+"""From a labelled task to tokens, and from a model to its metrics on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import torch
+from transformers import DataCollatorWithPadding
+
+from bipft_compress.families import max_sequence_length
+from bipft_compress.tasks.labelled import Examples, Task
+from bipft_compress.tasks.metrics import measure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCH = 64
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Examples,
+    model: PreTrainedModel,
+    sequence_length: int,
+) -> datasets.Dataset:
+    """Examples as ``input_ids``, ``attention_mask``, ``labels`` and ``length``.
+
+    Args:
+        tokenizer: of `model`.
+        examples: what to tokenize.
+        model: its configuration says how many positions and token types there are.
+        sequence_length: longer texts and pairs are cut, the longer of a pair first.
+    """
+    columns: dict[str, Any] = dict(
+        tokenizer(
+            examples.first,
+            examples.second,
+            truncation=True,
+            max_length=min(sequence_length, max_sequence_length(model.config)),
+            return_token_type_ids=getattr(model.config, "type_vocab_size", 0) > 1,
+        )
+    )
+    columns["labels"] = examples.labels
+    columns["length"] = [len(ids) for ids in columns["input_ids"]]
+    return datasets.Dataset.from_dict(columns)
+
+
+@torch.no_grad()
+def predict(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Examples,
+    sequence_length: int,
+) -> torch.Tensor:
+    """Logits, (examples, classes), in evaluation mode; (examples, 1) for a regression."""
+    model.eval()
+    data = tokenize(tokenizer, examples, model, sequence_length)
+    lengths = torch.tensor(data["length"])
+    rows = data.remove_columns(["labels", "length"])
+    collator = DataCollatorWithPadding(tokenizer)
+    parts, order = [], lengths.argsort(stable=True)
+    for chosen in order.split(BATCH):
+        batch: Any = collator([rows[row] for row in chosen.tolist()])
+        parts.append(model(**batch.to(model.device)).logits.cpu())
+    logits = torch.cat(parts)
+    return logits[order.argsort()]
+
+
+def score(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, sequence_length: int
+) -> dict[str, float]:
+    """Metrics of a model on a task's dev splits: ``accuracy`` or, of several, ``accuracy_matched``.
+
+    Args:
+        model: with a sequence classification head for the task.
+        tokenizer: of `model`.
+        task: with its data.
+        sequence_length: see `tokenize`.
+    """
+    found = {}
+    for split, examples in task.dev.items():
+        logits = predict(model, tokenizer, examples, sequence_length)
+        for name, value in measure(task.metrics, examples.labels, logits.numpy()).items():
+            found[f"{name}_{split}".rstrip("_")] = value
+    return found
+
+
+def scores(
+    task: Task, ours: Mapping[str, float], theirs: Mapping[str, float] | None
+) -> dict[str, dict[str, Any]]:
+    """Metrics in the form of a record's ``quality``, `theirs` being the full-precision model's."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in ours.items():
+        found[f"{task.name}_{name}"] = {"compressed": value}
+        if theirs is not None:
+            found[f"{task.name}_{name}"]["full_precision"] = theirs[name]
+    return found

@@ -1,0 +1,149 @@
+"""What fine-tuning writes, and how a fine-tuned model is read again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bipft_compress import checkpoint
+from bipft_compress.convert.classifier import class_names, with_classifier
+from bipft_compress.errors import CheckpointError
+from bipft_compress.files import atomic_directory, read_json, write_atomically
+from bipft_compress.recipe import Recipe
+from bipft_compress.record import RECORD, Record
+from bipft_compress.runtime.model import load
+from bipft_compress.tasks.labelled import Task
+from bipft_compress.training import lora
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FACTS = "finetuning.json"
+"""Beside a fine-tuned model that has no compression record: task, labels, metrics, provenance."""
+
+
+@dataclass
+class Classifier:
+    """A model with a sequence classification head, and what belongs to it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    record: Record | None = None
+    """Of a binary checkpoint, packed or not."""
+    labels: list[str] = field(default_factory=list)
+    """Names of the classes; none for a regression."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe() if self.record is None else self.record.recipe
+
+    def check_head(self, where: str | Path) -> None:
+        """Refuse a model without a sequence classification head.
+
+        Raises:
+            CheckpointError: it has none.
+        """
+        name = type(self.model).__name__
+        if not name.endswith("ForSequenceClassification"):
+            raise CheckpointError(
+                f"{where} is a {name}, without a sequence classification head: make one with "
+                "`bipft-compress finetune`."
+            )
+
+    def check(self, task: Task, where: str | Path) -> None:
+        """Refuse a task that this model has no head for.
+
+        Raises:
+            CheckpointError: no head, another number of labels, or the same in another order.
+        """
+        self.check_head(where)
+        if len(self.labels) != len(task.labels):
+            raise CheckpointError(
+                f"{where} has {_count(self.labels)} and {task.name} has {_count(task.labels)}: it "
+                "was fine-tuned on another task."
+            )
+        theirs, ours = ([name.lower() for name in names] for names in (self.labels, task.labels))
+        if theirs != ours and sorted(theirs) == sorted(ours):
+            raise CheckpointError(
+                f"{where} has the labels of {task.name} in another order ({', '.join(theirs)}): "
+                "fine-tune it here."
+            )
+
+
+def _count(labels: list[str] | tuple[str, ...]) -> str:
+    return f"{len(labels)} labels" if labels else "numbers to predict"
+
+
+def read_classifier(directory: str | Path) -> Classifier:
+    """A full-precision, binary or packed checkpoint, or an adapter with its base; head or not.
+
+    Raises:
+        CheckpointError: see `load`, `checkpoint.load_pretrained` and `lora.load_adapters`.
+    """
+    path = Path(directory)
+    if (path / lora.CONFIG).is_file():
+        base = read_json(path / lora.CONFIG).get("base_model_name_or_path")
+        labels = read_json(path / FACTS).get("labels")
+        if not isinstance(base, str) or not isinstance(labels, list):
+            raise CheckpointError(f"{path} does not say what it is an adapter of.")
+        around = read_trainable(base)
+        recipe = around.record.recipe if around.record else None
+        model, _ = with_classifier(around.model, labels, recipe)
+        model = lora.load_adapters(model, path)
+        return Classifier(model, around.tokenizer, around.record, labels)
+    if (path / RECORD).is_file():
+        model, tokenizer, record = load(path)
+        return Classifier(model, tokenizer, record, class_names(model.config))
+    return read_trainable(directory)
+
+
+def read_trainable(directory: str | Path) -> Classifier:
+    """A full-precision or binary checkpoint that can be trained on.
+
+    Raises:
+        CheckpointError: see `checkpoint.load` and `checkpoint.load_pretrained`.
+    """
+    if (Path(directory) / RECORD).is_file():
+        model, tokenizer, record = checkpoint.load(directory)
+        return Classifier(model, tokenizer, record, class_names(model.config))
+    model, tokenizer = checkpoint.load_pretrained(directory)
+    return Classifier(model, tokenizer, None, class_names(model.config))
+
+
+def save_classifier(
+    target: Path,
+    made: Classifier,
+    facts: dict[str, Any],
+    *,
+    adapted: PeftModel | None = None,
+    base: str | Path = "",
+    overwrite: bool = False,
+) -> None:
+    """Write a fine-tuned model, all or nothing.
+
+    Args:
+        target: a binary checkpoint if `made` is binary, else a Hugging Face checkpoint; with
+            `adapted`, a PEFT adapter.
+        made: what to write.
+        facts: for `FACTS`, where there is no record.
+        adapted: `made`'s model with its adapters.
+        base: what the adapters belong to.
+        overwrite: replace what is in `target`.
+
+    Raises:
+        OutputError: the directory exists or cannot be written.
+    """
+    if made.record is not None and adapted is None:
+        checkpoint.save(target, made.model, made.tokenizer, made.record, overwrite)
+        return
+    with atomic_directory(target, overwrite) as work:
+        if adapted is None:
+            made.model.save_pretrained(work)
+        else:
+            place = str(Path(base).resolve()) if Path(base).is_dir() else str(base)
+            lora.save_adapters(adapted, work, place)
+        made.tokenizer.save_pretrained(work)
+        write_atomically(work / FACTS, json.dumps(facts | {"labels": made.labels}, indent=2))

@@ -1,0 +1,109 @@
+"""LoRA (Hu et al. 2021) over a frozen model, as PEFT's adapters; binary layers too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear
+from typing_extensions import override
+
+from bipft_compress.errors import CheckpointError, RecipeError, first_line
+from bipft_compress.families import describe
+from bipft_compress.nn import BinaryLinear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+class BinaryLoraLinear(Linear):
+    """PEFT's LoRA layer around a `BinaryLinear`: ``y + alpha / rank * B (A x)``.
+
+    Adapters cannot be merged: a sum with signs is no sign.
+    """
+
+    def _get_in_out_features(self, module: Any) -> tuple[int, int]:
+        return module.in_features, module.out_features
+
+    @override
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise NotImplementedError("An adapter cannot be merged into a 1-bit weight.")
+
+
+def register(config: Any) -> Any:
+    """Tell a PEFT configuration how binary layers are adapted; PEFT does not save it.
+
+    To load an adapter by hand::
+
+        config = register(PeftConfig.from_pretrained(adapter))
+        PeftModel.from_pretrained(binary_model, adapter, config=config)
+    """
+    config._register_custom_module({BinaryLinear: BinaryLoraLinear})
+    return config
+
+
+def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
+    """Freeze `model` in place but for its head, and give every encoder linear an adapter.
+
+    Args:
+        model: with a sequence classification head, binary or not.
+        rank: of every adapter; alpha is twice as much.
+
+    Raises:
+        RecipeError: the rank is larger than a layer.
+    """
+    encoder = describe(model)
+    kinds = {
+        path.removeprefix(f"{layer.path}.")
+        for layer in encoder.layers
+        for path in layer.linears.values()
+    }
+    if rank > encoder.hidden_size:
+        raise RecipeError(
+            f"--lora {rank} is larger than the layers allow: use {encoder.hidden_size} or less."
+        )
+    heads = {
+        name
+        for name, part in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in part.parameters())
+    }
+    if encoder.pooler is not None:
+        heads.add(encoder.pooler)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=sorted(kinds),
+        modules_to_save=sorted(heads),
+        task_type="SEQ_CLS",
+    )
+    adapted = get_peft_model(model, register(config))
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def save_adapters(adapted: PeftModel, directory: Path, base: str) -> None:
+    """Write adapters and head as PEFT does; `base` is what they are an adapter of."""
+    adapted.peft_config["default"].base_model_name_or_path = base
+    adapted.save_pretrained(str(directory), save_embedding_layers=False)
+
+
+def load_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """`model` with the adapters and head of `directory`, in evaluation mode.
+
+    Raises:
+        CheckpointError: they are damaged or do not fit.
+    """
+    try:
+        config = register(LoraConfig.from_pretrained(str(directory)))
+        adapted = PeftModel.from_pretrained(model, str(directory), config=config)
+    except Exception as error:  # PEFT and safetensors raise a dozen kinds
+        raise CheckpointError(
+            f"The adapter {directory} cannot be loaded ({first_line(error)})."
+        ) from None
+    adapted.eval()
+    # The layers of `model` itself were replaced.
+    return model

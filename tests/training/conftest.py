@@ -1,0 +1,61 @@
+"""A labelled task that can be learnt, and checkpoints to learn it with."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+
+from bipft_compress.jobs import compress_checkpoint
+from bipft_compress.recipe import Recipe
+
+FINETUNING = {
+    "initialisation": {"calibration_tokens": 400, "batch_tokens": 200, "sequence_length": 24},
+    "embeddings": {"subvector": 4},
+    "finetuning": {
+        "sequence_length": 24,
+        "full_precision_learning_rate": 2e-3,
+        "adapter_learning_rate": 1e-2,
+        "training": {
+            "max_steps": 12,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 2e-3,
+            "logging_steps": 4,
+            "save_steps": 4,
+            "use_cpu": True,
+            "seed": 3,
+        },
+    },
+}
+
+
+@pytest.fixture
+def sst2(tmp_path):
+    """GLUE's layout; a text is positive if it begins with a letter of the first half."""
+    generator = torch.Generator().manual_seed(2)
+    for split, count in (("train", 64), ("dev", 32)):
+        letters = torch.randint(8, (count, 6), generator=generator).tolist()
+        rows = [
+            (" ".join("abcdefgh"[letter] for letter in row), int(row[0] < 4)) for row in letters
+        ]
+        directory = tmp_path / "glue" / "SST-2"
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / f"{split}.tsv").open("w") as file:
+            csv.writer(file, delimiter="\t").writerows([("sentence", "label"), *rows])
+    return tmp_path / "glue"
+
+
+@pytest.fixture
+def make_binary(tmp_path, make_checkpoint):
+    """`make_binary(family, head)`: directory of a compressed tiny checkpoint."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"ab cd ef gh a{c} b{c} c{c} ab ac ad" for c in "abcdefgh" * 5))
+
+    def make(family="bert", head="Model"):
+        out = tmp_path / f"binary-{family}-{head}"
+        recipe = Recipe.load(FINETUNING)
+        compress_checkpoint(make_checkpoint(family, head), recipe, out, calibration=text)
+        return out
+
+    return make
