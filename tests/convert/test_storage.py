@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bipft_compress import jobs
+from bipft_compress import jobs, load
 from bipft_compress.checkpoint import state_to_save
 from bipft_compress.convert.compress import compress
 from bipft_compress.convert.storage import round_to_stored, storage_plan
@@ -107,8 +107,8 @@ def test_packing_changes_nothing(make_checkpoint, tmp_path):
     recipe = Recipe.load({"initialisation": {"calibration_tokens": 200}})
     jobs.compress_checkpoint(make_checkpoint("bert"), recipe, tmp_path / "binary")
     jobs.pack_checkpoint(tmp_path / "binary", tmp_path / "packed")
-    model, tokenizer, _ = jobs.load(tmp_path / "binary")
-    packed, _, _ = jobs.load(tmp_path / "packed")
+    model, tokenizer, _ = load(tmp_path / "binary")
+    packed, _, _ = load(tmp_path / "packed")
     batch = tokenizer(["ab cd", "aa bb ce"], padding=True, return_tensors="pt")
     with torch.no_grad():
         torch.testing.assert_close(packed(**batch)[0], model(**batch)[0], atol=1e-5, rtol=0)
