@@ -102,7 +102,7 @@ def main(
     )
     slow, fast = latency(original), latency(packed)
     table.add_row(
-        f"latency (one thread)", f"{slow:.1f} ms", f"{fast:.1f} ms",
+        "latency (one thread)", f"{slow:.1f} ms", f"{fast:.1f} ms",
         f"{slow / fast:.1f} times faster",
     )  # fmt: skip
     for name, first, last in zip(
