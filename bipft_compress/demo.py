@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,8 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from bipft_compress import checkpoint, jobs
+from bipft_compress.benchmarking.peers import torch_call
+from bipft_compress.benchmarking.timing import interleaved, torch_threads
 from bipft_compress.cli import guard, set_up
 from bipft_compress.errors import UserError
 from bipft_compress.recipe import Recipe
@@ -27,6 +28,9 @@ HELD_OUT = 400
 
 TOKENS = 128
 """Length of the sequence that latency is measured on."""
+
+ROUNDS = 15
+"""How often each model is timed."""
 
 
 def bundled_model() -> Path:
@@ -55,19 +59,17 @@ def held_out_sentences() -> list[str]:
     return list(dict.fromkeys(sentences))[-HELD_OUT:]
 
 
-@torch.no_grad()
-def latency(model: PreTrainedModel, rounds: int = 15) -> float:
-    """Milliseconds on one thread for a sequence of `TOKENS` tokens, the median of `rounds`."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def latencies(original: PreTrainedModel, packed: PreTrainedModel) -> tuple[float, float]:
+    """Milliseconds on one thread for a sequence of `TOKENS` tokens, medians of rounds in turn."""
     ids = torch.randint(1000, 2000, (1, TOKENS), generator=torch.Generator().manual_seed(0))
-    seconds = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        model(ids)
-        seconds.append(time.perf_counter() - begin)
-    torch.set_num_threads(threads)
-    return 1e3 * statistics.median(seconds)
+    models = {"original": original, "packed": packed}
+    calls = {name: torch_call(model, ids, torch.ones_like(ids)) for name, model in models.items()}
+    with torch_threads(1):
+        for call in calls.values():
+            call()
+        seconds = interleaved(calls, ROUNDS)
+    slow, fast = (1e3 * statistics.median(seconds[name]) for name in models)
+    return slow, fast
 
 
 def main(
@@ -100,7 +102,7 @@ def main(
         f"{operations.compressed / 1e9:.3f} GFLOPs",
         f"{operations.ratio:.1f} times fewer",
     )
-    slow, fast = latency(original), latency(packed)
+    slow, fast = latencies(original, packed)
     table.add_row(
         "latency (one thread)", f"{slow:.1f} ms", f"{fast:.1f} ms",
         f"{slow / fast:.1f} times faster",

@@ -105,5 +105,14 @@ inline void interleave(const Layout& l, const std::uint8_t* source, std::int64_t
   }
 }
 
+// Activations as a path's tile reads them, where that is as they are.
+struct PlainRows {
+  // Working memory that `prepare` needs for a row.
+  static std::int64_t prepared_bytes(std::int64_t in) { return row_bytes(in); }
+  static void prepare(const std::uint8_t* row, std::int64_t in, std::uint8_t* out) {
+    std::memcpy(out, row, row_bytes(in));
+  }
+};
+
 }  // namespace
 }  // namespace bipft

@@ -28,6 +28,14 @@ struct Avx2 {
       }
   }
 
+  // `a` is a table, `w` holds a nibble of every row.
+  using Vector = __m256i;
+  static constexpr std::int64_t macs = 32 * 4;
+  static Vector filled(int x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  static Vector step(Vector sum, Vector a, Vector w) {
+    return _mm256_add_epi8(sum, _mm256_shuffle_epi8(a, w));
+  }
+
   template <int T, int V>
   static void tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* const* rows,
                    std::uint16_t* out, std::int64_t stride) {
@@ -54,7 +62,7 @@ struct Avx2 {
             const __m256i table = _mm256_broadcastsi128_si256(
                 _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[t] + j * 32) + half));
             for (int v = 0; v < V; ++v) {
-              sums[t][v] = _mm256_add_epi8(sums[t][v], _mm256_shuffle_epi8(table, nibbles[v]));
+              sums[t][v] = step(sums[t][v], table, nibbles[v]);
               keep_in_register(sums[t][v]);
             }
           }
@@ -75,27 +83,6 @@ struct Avx2 {
               reinterpret_cast<__m256i*>(out + t * stride + v * 32 + h * 16), wide[t][v][h]);
   }
 
-  // The instructions of the tile on registers alone, `rounds` times.
-  static constexpr std::int64_t busy_macs = 4 * 32 * 4;
-  static void busy(std::int64_t rounds) {
-    __m256i table = _mm256_set1_epi8(1), nibbles = _mm256_set1_epi8(2);
-    __m256i sum0 = _mm256_setzero_si256(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
-    const auto step = [&](__m256i& sum) {
-      hide(nibbles);
-      sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(table, nibbles));
-    };
-    for (; rounds > 0; --rounds) {
-      step(sum0);
-      step(sum1);
-      step(sum2);
-      step(sum3);
-    }
-    hide(sum0);
-    hide(sum1);
-    hide(sum2);
-    hide(sum3);
-  }
-
   static std::uint8_t at_least(const float* x, const float* threshold) {
     const __m256 least = _mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(threshold), _CMP_GE_OQ);
     return static_cast<std::uint8_t>(_mm256_movemask_ps(least));
@@ -103,11 +90,11 @@ struct Avx2 {
 
   static std::uint8_t inside(const std::uint16_t* x, const std::uint16_t* low,
                              const std::uint16_t* range, const std::uint16_t* flip) {
-    return to_bits(_mm_xor_si128(inside(load(x), load(low), load(range)), load(flip)));
+    return to_bits(_mm_xor_si128(within(load(x), load(low), load(range)), load(flip)));
   }
 
   static std::uint8_t inside(const std::uint16_t* x, std::uint16_t low, std::uint16_t range) {
-    return to_bits(inside(load(x), _mm_set1_epi16(static_cast<short>(low)),
+    return to_bits(within(load(x), _mm_set1_epi16(static_cast<short>(low)),
                           _mm_set1_epi16(static_cast<short>(range))));
   }
 
@@ -115,7 +102,7 @@ struct Avx2 {
   static __m128i load(const std::uint16_t* p) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   }
-  static __m128i inside(__m128i x, __m128i low, __m128i range) {
+  static __m128i within(__m128i x, __m128i low, __m128i range) {
     const __m128i above = _mm_sub_epi16(x, low);
     return _mm_cmpeq_epi16(_mm_min_epu16(above, range), above);
   }

@@ -8,16 +8,18 @@
 namespace bipft {
 namespace {
 
-struct Neon {
+struct Neon : PlainRows {
   static constexpr const char* name = "neon";
   static constexpr Layout layout{16, 1};
   static constexpr int tokens = 4;
   static constexpr int vectors = 4;
   static constexpr int flush = 31;  // bytes of a row that 8-bit sums can take: 31 * 8 <= 255
 
-  static std::int64_t prepared_bytes(std::int64_t in) { return row_bytes(in); }
-  static void prepare(const std::uint8_t* row, std::int64_t in, std::uint8_t* out) {
-    std::memcpy(out, row, row_bytes(in));
+  using Vector = uint8x16_t;
+  static constexpr std::int64_t macs = 128;
+  static Vector filled(int x) { return vdupq_n_u8(static_cast<std::uint8_t>(x)); }
+  static Vector step(Vector sum, Vector a, Vector w) {
+    return vaddq_u8(sum, vcntq_u8(veorq_u8(w, a)));
   }
 
   template <int T, int V>
@@ -35,7 +37,7 @@ struct Neon {
         for (int v = 0; v < V; ++v) {
           const uint8x16_t w = vld1q_u8(weights + (v * words + j) * 16);
           for (int t = 0; t < T; ++t)
-            sums[t][v] = vaddq_u8(sums[t][v], vcntq_u8(veorq_u8(w, vdupq_n_u8(rows[t][j]))));
+            sums[t][v] = step(sums[t][v], vdupq_n_u8(rows[t][j]), w);
         }
       for (int t = 0; t < T; ++t)
         for (int v = 0; v < V; ++v) {
@@ -46,27 +48,6 @@ struct Neon {
     for (int t = 0; t < T; ++t)
       for (int v = 0; v < V; ++v)
         for (int h = 0; h < 2; ++h) vst1q_u16(out + t * stride + v * 16 + h * 8, wide[t][v][h]);
-  }
-
-  // The instructions of the tile on registers alone, `rounds` times.
-  static constexpr std::int64_t busy_macs = 4 * 128;
-  static void busy(std::int64_t rounds) {
-    uint8x16_t a = vdupq_n_u8(1), w = vdupq_n_u8(2);
-    uint8x16_t sum0 = vdupq_n_u8(0), sum1 = sum0, sum2 = sum0, sum3 = sum0;
-    const auto step = [&](uint8x16_t& sum) {
-      hide(w);
-      sum = vaddq_u8(sum, vcntq_u8(veorq_u8(w, a)));
-    };
-    for (; rounds > 0; --rounds) {
-      step(sum0);
-      step(sum1);
-      step(sum2);
-      step(sum3);
-    }
-    hide(sum0);
-    hide(sum1);
-    hide(sum2);
-    hide(sum3);
   }
 
   static std::uint8_t at_least(const float* x, const float* threshold) {

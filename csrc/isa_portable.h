@@ -6,52 +6,32 @@
 namespace bipft {
 namespace {
 
-struct Portable {
+struct Portable : PlainRows {
   static constexpr const char* name = "portable";
   static constexpr Layout layout{4, 8};
   static constexpr int tokens = 4;   // register tile: tokens ...
   static constexpr int vectors = 1;  // ... by vectors of rows
 
-  // Working memory that `prepare` needs for a row of activations.
-  static std::int64_t prepared_bytes(std::int64_t in) { return row_bytes(in); }
-  static void prepare(const std::uint8_t* row, std::int64_t in, std::uint8_t* out) {
-    std::memcpy(out, row, row_bytes(in));
-  }
+  // The product's arithmetic on one register, and how many multiply-accumulates that is.
+  using Vector = std::uint64_t;
+  static constexpr std::int64_t macs = 64;
+  static Vector filled(int x) { return static_cast<Vector>(x); }
+  static Vector step(Vector sum, Vector a, Vector w) { return sum + popcount64(w ^ a); }
 
   // popcount(a XOR w) of T prepared rows against V blocks of rows, to out[t * stride + row].
   template <int T, int V>
   static void tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* const* rows,
                    std::uint16_t* out, std::int64_t stride) {
-    std::uint32_t sums[T][V * 4] = {};
+    Vector sums[T][V * 4] = {};
     for (std::int64_t j = 0; j < words; ++j)
       for (int v = 0; v < V; ++v)
         for (int r = 0; r < 4; ++r) {
           const std::uint64_t w = load64(weights + ((v * words + j) * 4 + r) * 8);
-          for (int t = 0; t < T; ++t) sums[t][v * 4 + r] += popcount64(w ^ load64(rows[t] + j * 8));
+          for (int t = 0; t < T; ++t)
+            sums[t][v * 4 + r] = step(sums[t][v * 4 + r], load64(rows[t] + j * 8), w);
         }
     for (int t = 0; t < T; ++t)
       for (int r = 0; r < V * 4; ++r) out[t * stride + r] = static_cast<std::uint16_t>(sums[t][r]);
-  }
-
-  // The instructions of the tile on registers alone, `rounds` times.
-  static constexpr std::int64_t busy_macs = 4 * 64;
-  static void busy(std::int64_t rounds) {
-    std::uint64_t a = 1, w = 2;
-    std::uint64_t sum0 = 0, sum1 = sum0, sum2 = sum0, sum3 = sum0;
-    const auto step = [&](std::uint64_t& sum) {
-      hide(w);
-      sum = sum + popcount64(w ^ a);
-    };
-    for (; rounds > 0; --rounds) {
-      step(sum0);
-      step(sum1);
-      step(sum2);
-      step(sum3);
-    }
-    hide(sum0);
-    hide(sum1);
-    hide(sum2);
-    hide(sum3);
   }
 
   // Bit i: x[i] >= threshold[i], for 8 numbers.

@@ -60,7 +60,9 @@ class Layer {
       const Program& p = layer.p_;
       const std::int64_t widest = std::max(p.hidden, p.ffn);
       packed.resize(p.bits * kTile * row_bytes(widest));
-      inner.resize(p.bits * kTile * row_bytes(widest));
+      // Input of ffn_down, or the planes of one head.
+      inner.resize(std::max(p.bits * kTile * row_bytes(widest),
+                            p.key_value_bits * row_bytes(p.head_dim)));
       popcounts.resize(p.bits * kTile * Product<Isa>::padded(widest));
       projected.resize(kTile * p.hidden);
       context.resize(kTile * p.hidden);
@@ -198,24 +200,27 @@ class Layer {
                                           : a_.value_clip;
     const int bits = kind == kQuery ? bits_ : kv_bits_;
     const std::int64_t bytes = row_bytes(p_.head_dim);
-    s.inner.resize(std::max<std::size_t>(s.inner.size(), bits * bytes));
     quantize_row(x, p_.head_dim, p_.at<float>(shifts) + h * p_.head_dim,
                  p_.at<float>(clips)[h], bits,
                  [&](int plane) { return s.inner.data() + plane * bytes; });
     for (int plane = 0; plane < bits; ++plane)
       place(kind, b, h, t, plane, s.inner.data() + plane * bytes, 0);
-    if (kind == kQuery) estimate(a_.score_left, a_.score_rank, b, h, t, x, query_estimates_);
-    if (kind == kKey) estimate(a_.score_right, a_.score_rank, b, h, t, x, key_estimates_);
-    if (kind == kValue) estimate(a_.context_left, a_.context_rank, b, h, t, x, value_estimates_);
+    // Queries by token, keys and values by rank: a loop over keys then runs over neighbours.
+    const std::int64_t head = (b * p_.heads + h) * length_;
+    const std::int64_t score = a_.score_rank, context = a_.context_rank;
+    if (kind == kQuery)
+      estimate(a_.score_left, score, h, x, query_estimates_.data() + (head + t) * score, 1);
+    if (kind == kKey)
+      estimate(a_.score_right, score, h, x, key_estimates_.data() + head * score + t, length_);
+    if (kind == kValue)
+      estimate(a_.context_left, context, h, x, value_estimates_.data() + head * context + t, length_);
   }
 
-  // Queries by token, keys and values by rank: a loop over keys then runs over neighbours.
-  void estimate(const Section& map, std::int64_t rank, std::int64_t b, std::int64_t h,
-                std::int64_t t, const float* x, std::vector<float>& out) const {
-    float* own = out.data() + (b * p_.heads + h) * length_ * rank;
+  // A head's low-rank map of x, its numbers `stride` apart.
+  void estimate(const Section& map, std::int64_t rank, std::int64_t h, const float* x, float* out,
+                std::int64_t stride) const {
     for (std::int64_t r = 0; r < rank; ++r)
-      own[&out == &query_estimates_ ? t * rank + r : r * length_ + t] =
-          dot(p_.at<float>(map) + (h * rank + r) * p_.head_dim, x, p_.head_dim);
+      out[r * stride] = dot(p_.at<float>(map) + (h * rank + r) * p_.head_dim, x, p_.head_dim);
   }
 
   static std::int64_t woven_bytes(std::int64_t in, std::int64_t out) {

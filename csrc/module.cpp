@@ -114,7 +114,6 @@ NB_MODULE(_native, m) {
     for (const bipft::Path* path : bipft::supported_paths()) names.emplace_back(path->name);
     return names;
   });
-  m.def("chosen_path", [] { return std::string(bipft::chosen_path().name); });
   m.def(
       "register_rate",
       [](const std::string& path, int threads) {

@@ -1,6 +1,5 @@
 #include "path.h"
 
-#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -40,11 +39,6 @@ const Path& path_by_name(const char* name) {
   }
   throw std::invalid_argument("there is no path '" + std::string(name) +
                               "' on this processor; choose one of: " + known);
-}
-
-const Path& chosen_path() {
-  const char* name = std::getenv("BIPFT_COMPRESS_PATH");
-  return name && *name ? path_by_name(name) : *supported_paths().front();
 }
 
 std::int64_t path_number(const Path& path) {

@@ -36,8 +36,6 @@ extern const Path kNeon;
 const std::vector<const Path*>& supported_paths();
 // By name; throws std::invalid_argument where this build or processor lacks it.
 const Path& path_by_name(const char* name);
-// The best path, or the one that the environment variable BIPFT_COMPRESS_PATH names.
-const Path& chosen_path();
 // A stable number for a path, to recognise programs made for another.
 std::int64_t path_number(const Path& path);
 

@@ -38,8 +38,7 @@ def _binary_product(
     activations: Tensor, weights: Tensor, in_features: int, out_features: int, path: str
 ) -> Tensor:
     if path == REFERENCE:
-        signs = (unpack_signs(x, in_features) for x in (activations, weights))
-        rows, columns = signs
+        rows, columns = unpack_signs(activations, in_features), unpack_signs(weights, in_features)
         return (rows @ columns.T).to(torch.int32)
     result = torch.empty(len(activations), out_features, dtype=torch.int32)
     kernels().binary_product(

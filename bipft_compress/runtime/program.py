@@ -88,7 +88,6 @@ def _fold(layer: LayerParameters) -> dict[str, Intervals]:
         linear = linears[kind]
         if read_in_full[kind] or linear.estimator is not None:
             continue
-
         follows = activate if kind == "ffn_up" else None
         intervals = fold(_scale(linear), linear.bias, linear.in_features, shift, follows)
         if intervals is not None:
@@ -102,10 +101,7 @@ def _linears(
     arrays: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
     for kind, linear in layer.linears.items():
-        arrays |= {
-            f"{kind}.bits": linear.bits,
-            f"{kind}.shift": linear.shift,
-        }
+        arrays |= {f"{kind}.bits": linear.bits, f"{kind}.shift": linear.shift}
         numbers[f"{kind}.activation_scale"] = linear.activation_scale
         if linear.estimator is not None:
             arrays[f"{kind}.down"] = linear.estimator.down
