@@ -26,17 +26,26 @@ def minilm(tmp_path_factory):
 
 @pytest.mark.parametrize("path", paths())
 def test_hidden_states_agree_to_float_rounding(minilm, path, monkeypatch):
+    """A number within rounding of a threshold may fall on its other side, and one key that does
+    is seen by its whole sentence, in every later layer: so sentences are counted, not tokens."""
     monkeypatch.setenv(PATH_VARIABLE, path)
     training, tokenizer, _ = checkpoint.load(minilm / "binary")
     packed, _, _ = load(minilm / "packed")
     batch = tokenizer(held_out_sentences()[:64], padding=True, truncation=True, return_tensors="pt")
+    real = batch["attention_mask"].bool()
+
+    def sentences_apart(mine, theirs):
+        return int((((mine - theirs).abs().amax(-1) > 1e-4) & real).any(-1).sum())
+
     with torch.no_grad():
         expected = training(**batch, output_hidden_states=True).hidden_states
         states = packed(**batch, output_hidden_states=True).hidden_states
-    real = batch["attention_mask"].bool()
-    assert len(states) == 7
-    for mine, theirs in zip(states, expected, strict=True):
-        far = ((mine - theirs).abs().amax(-1) > 1e-4)[real]
-        # A number within rounding of a threshold may fall on its other side; it is rare enough
-        # that hardly a token of a thousand sees one.
-        assert far.float().mean() < 0.002
+        alone = [
+            layer(given, real[:, None, None, :])
+            for layer, given in zip(packed.encoder.layer, expected, strict=False)
+        ]
+    assert len(states) == len(expected) == 7
+    assert sentences_apart(states[0], expected[0]) == 0
+    for mine, theirs in zip(alone, expected[1:], strict=True):
+        assert sentences_apart(mine, theirs) <= 3  # of 64; a wrong kernel misses all of them
+    assert sentences_apart(states[-1], expected[-1]) <= 10
