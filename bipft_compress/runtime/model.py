@@ -119,6 +119,7 @@ class Skeleton:
             activation=self.encoder.activation,
             bits=self.recipe.activations.bits,
             key_value_bits=self.recipe.activations.key_value_bits,
+            boolean=self.recipe.activations.attention == "boolean",
         )
         parts = layer.linears | {
             "attention": f"{layer.attention}.{ATTRIBUTE}",

@@ -16,10 +16,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from bipft_compress.errors import OutputError, RecipeError, TrainingError
 from bipft_compress.files import check_output, storage_faults
-from bipft_compress.record import WEIGHTS
+from bipft_compress.record import RECORD, WEIGHTS
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.progress import TrainingProgress
-from bipft_compress.training.trainer import DistillationTrainer, last_checkpoint
+from bipft_compress.training.trainer import COMPLETE, DistillationTrainer, last_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -64,6 +64,16 @@ def training_arguments(
         raise RecipeError(f"The recipe's training section is not valid: {reason}.") from None
 
 
+def _work(target: Path) -> Path:
+    return target.parent / f".{target.name}.{WORK}"
+
+
+def unfinished(target: Path) -> bool:
+    """Whether training for `target` was cut short and left something to resume."""
+    work = _work(target)
+    return any(next(work.rglob(name), None) for name in (COMPLETE, RECORD))
+
+
 def work_directory(target: Path, *, resume: bool, overwrite: bool) -> Path:
     """Where training checkpoints for `target` lie; nothing is changed there yet.
 
@@ -71,10 +81,10 @@ def work_directory(target: Path, *, resume: bool, overwrite: bool) -> Path:
         OutputError: `target` is there already, or an unfinished run for it is.
         TrainingError: nothing to resume.
     """
-    work = target.parent / f".{target.name}.{WORK}"
+    work = _work(target)
     if not resume:
         check_output(target, overwrite)
-        if last_checkpoint(work) is not None and not overwrite:
+        if unfinished(target) and not overwrite:
             raise OutputError(
                 f"An unfinished run for {target} is there: go on with --resume, or start again "
                 "with --overwrite."

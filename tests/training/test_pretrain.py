@@ -39,16 +39,6 @@ RECIPE = {
 
 
 @pytest.fixture
-def corpus(tmp_path):
-    generator = torch.Generator().manual_seed(5)
-    words = ["".join("abcdefgh"[i] for i in row) for row in torch.randint(8, (60, 3)).tolist()]
-    picks = torch.randint(len(words), (60, 60), generator=generator).tolist()
-    path = tmp_path / "corpus.txt"
-    path.write_text("\n\n".join(" ".join(words[i] for i in row) for row in picks))
-    return path
-
-
-@pytest.fixture
 def start(tmp_path, make_checkpoint, corpus):
     """A compressed tiny BERT with an MLM head."""
     original = make_checkpoint("bert", "ForMaskedLM")
