@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compared import VARIANTS, Result, write_comparison
+from compared import NAMES, VARIANTS, Result, write_comparison
 from rich.console import Console
 
 from bipft_compress import ChosenTask, Recipe, compress_checkpoint, finetune
@@ -35,7 +35,7 @@ from bipft_compress.training.pretrain import pretrain
 
 FULL = "full-precision"
 RECIPES = ("default", "baseline", "bipft-b", "bit", "bibert", "bipft-a", "bit-multistep")
-TASKS = ("sst2", "cola", "rte", "stsb")
+STEPS = {"sst2": 150, "cola": 100, "rte": 60, "stsb": 150}
 LENGTH = 128
 """Tokens of a sequence, for the operations."""
 
@@ -48,12 +48,28 @@ class Budget:
     corpus: Path
     glue: Path
     tokens: int
-    steps: int
+    steps: dict[str, int]
+    """Of fine-tuning, by task."""
+    batch: int
+    """Examples of a step of fine-tuning."""
     learning_rate: float
-    tasks: tuple[str, ...]
+    """Of pretraining."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.steps)
 
     def name(self) -> str:
-        return f"{self.tokens}-tokens-{self.steps}-steps"
+        steps = "-".join(f"{task}-{steps}" for task, steps in self.steps.items())
+        return f"{self.tokens}-tokens-{steps}-of-{self.batch}"
+
+    def describe(self) -> str:
+        """For the table's heading."""
+        steps = ", ".join(f"{steps} for {NAMES[task]}" for task, steps in self.steps.items())
+        return (
+            f"{self.tokens:,} tokens of pretraining at a learning rate of {self.learning_rate:g}, "
+            f"then fine-tuning steps of {self.batch} examples: {steps}."
+        )
 
     def recipe(self, name: str, seed: int) -> Recipe:
         """A shipped recipe, or a variant of the default one, trained on this budget.
@@ -70,8 +86,16 @@ class Budget:
             "warmup_steps": 0.1, "save_steps": 60, "seed": seed,
         }  # fmt: skip
         values["training"] |= training
-        values["finetuning"]["training"] |= {"save_steps": 0.5, "seed": seed}
+        values["finetuning"] |= self.finetuning(values["finetuning"], seed)
         return Recipe.load(values)
+
+    def finetuning(self, values: dict[str, Any], seed: int) -> dict[str, Any]:
+        """A recipe's section of that name, on this budget."""
+        training = values["training"] | {
+            "per_device_train_batch_size": self.batch, "save_steps": 0.5, "logging_steps": 0.1,
+            "seed": seed,
+        }  # fmt: skip
+        return values | {"training": training, "full_precision_learning_rate": 1e-4}
 
 
 def run_cell(name: str, seed: int, budget: Budget, work: Path) -> Iterator[str]:
@@ -79,8 +103,10 @@ def run_cell(name: str, seed: int, budget: Budget, work: Path) -> Iterator[str]:
     cell = work / f"{name.replace(': ', '--').replace(' ', '-')}-{seed}"
     missing = [task for task in budget.tasks if not (cell / f"{task}.json").is_file()]
     if name == FULL:
+        values = Recipe.load("default").model_dump()["finetuning"]
+        plain = Recipe.load({"finetuning": budget.finetuning(values, seed)})
         for task in missing:
-            yield _tune(budget.checkpoint, task, seed, budget, cell, Recipe())
+            yield _tune(budget.checkpoint, task, seed, budget, cell, plain)
         return
     recipe = budget.recipe(name, seed)
     start, trained = cell / "compressed", cell / "pretrained"
@@ -123,7 +149,7 @@ def _tune(
         out,
         recipe=recipe,
         teacher=teacher,
-        steps=budget.steps,
+        steps=budget.steps[task],
         seed=seed,
         resume=unfinished(out),
         overwrite=not unfinished(out),
@@ -164,11 +190,16 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=None, help="default: all-MiniLM-L6-v2")
     parser.add_argument("--work", type=Path, default=Path(".comparison"), help="kept between runs")
     parser.add_argument("--out", type=Path, required=True, help="where table and figure go")
-    parser.add_argument("--tokens", type=int, default=200_000, help="of pretraining")
-    parser.add_argument("--steps", type=int, default=100, help="of fine-tuning, of 32 examples")
+    parser.add_argument("--tokens", type=int, default=150_000, help="of pretraining")
+    parser.add_argument(
+        "--steps",
+        nargs="*",
+        default=[f"{task}={steps}" for task, steps in STEPS.items()],
+        help="tasks and their steps of fine-tuning",
+    )
+    parser.add_argument("--batch", type=int, default=16, help="examples of such a step")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of pretraining")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES))
     parser.add_argument(
         "--variants", action="store_true", help="variants of default (the ablations) instead"
@@ -181,9 +212,9 @@ def main() -> None:
         corpus=arguments.corpus,
         glue=arguments.glue,
         tokens=arguments.tokens,
-        steps=arguments.steps,
+        steps={task: int(steps) for task, _, steps in (s.partition("=") for s in arguments.steps)},
+        batch=arguments.batch,
         learning_rate=arguments.learning_rate,
-        tasks=tuple(arguments.tasks),
     )
     names = list(arguments.recipes)
     if arguments.variants:
@@ -198,7 +229,7 @@ def main() -> None:
                     console.print(f"seed {seed}, {name}: {done}")
     results = read_results(names, arguments.seeds, budget, work)
     title = "ablations" if arguments.variants else "recipes"
-    console.print(write_comparison(results, budget.tasks, budget.name(), arguments.out, title))
+    console.print(write_comparison(results, budget.tasks, budget.describe(), arguments.out, title))
 
 
 if __name__ == "__main__":

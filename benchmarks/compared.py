@@ -84,7 +84,7 @@ def write_comparison(
     """Write ``{title}.md`` and ``{title}.svg`` into `out`; returns the table."""
     out.mkdir(parents=True, exist_ok=True)
     shown = table(results, tasks)
-    heading = f"# {title.capitalize()} at the same budget ({budget.replace('-', ' ')})\n\n"
+    heading = f"# {title.capitalize()} at the same budget\n\n{budget}\n\n"
     (out / f"{title}.md").write_text(heading + shown)
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for result in results:

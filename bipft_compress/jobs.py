@@ -72,7 +72,7 @@ def compress_checkpoint(
     path = Path(source)
     record = Record(
         recipe=recipe,
-        teacher=str(path.resolve()) if path.is_dir() else str(source),
+        teacher=str(path.absolute()) if path.is_dir() else str(source),
         decisions=made.decisions,
         layer_errors=made.layer_errors,
         provenance=provenance({}, "compress", seed=seed, calibration=str(calibration)),

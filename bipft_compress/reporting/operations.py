@@ -227,7 +227,7 @@ def _softmax(attention: AttentionShape, scores: int) -> Iterator[OperationPart]:
             f"{attention.path} (softmax)",
             "softmax",
             costs.SOFTMAX * scores,
-            0,
+            costs.FLOAT_OUTPUT * scores if attention.score_rank else 0,
             "Bi-Attention: scores are compared with 0",
         )
         yield codes_part(
