@@ -59,9 +59,14 @@ class Budget:
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.steps)
 
-    def name(self) -> str:
-        steps = "-".join(f"{task}-{steps}" for task, steps in self.steps.items())
-        return f"{self.tokens}-tokens-{steps}-of-{self.batch}"
+    def cell(self, work: Path, name: str, seed: int) -> Path:
+        """Where models and scores of a recipe and seed are kept."""
+        words = name.replace(": ", "--").replace(" ", "-")
+        return work / f"{self.tokens}-tokens" / f"{words}-{seed}"
+
+    def score_file(self, cell: Path, task: str) -> Path:
+        """Where the score of a task is kept; more tasks or steps may be asked for later."""
+        return cell / f"{task}-{self.steps[task]}-steps-of-{self.batch}.json"
 
     def describe(self) -> str:
         """For the table's heading."""
@@ -100,8 +105,8 @@ class Budget:
 
 def run_cell(name: str, seed: int, budget: Budget, work: Path) -> Iterator[str]:
     """Do what is left of one recipe and seed, a step at a time; yields what was done."""
-    cell = work / f"{name.replace(': ', '--').replace(' ', '-')}-{seed}"
-    missing = [task for task in budget.tasks if not (cell / f"{task}.json").is_file()]
+    cell = budget.cell(work, name, seed)
+    missing = [task for task in budget.tasks if not budget.score_file(cell, task).is_file()]
     if name == FULL:
         values = Recipe.load("default").model_dump()["finetuning"]
         plain = Recipe.load({"finetuning": budget.finetuning(values, seed)})
@@ -126,11 +131,9 @@ def run_cell(name: str, seed: int, budget: Budget, work: Path) -> Iterator[str]:
         write_atomically(cell / "sts.json", json.dumps({"score": figures["compressed"]}))
         yield f"STS-B before fine-tuning {figures['compressed']:.3f}"
     for task in missing:
-        teacher = work / f"{FULL}-{seed}" / task
+        teacher = budget.score_file(budget.cell(work, FULL, seed), task).with_suffix("")
         yield _tune(trained, task, seed, budget, cell, recipe, teacher)
-    # Scores are what the table needs; a cell's models are a gigabyte.
-    for done in (start, trained):
-        shutil.rmtree(done, ignore_errors=True)
+    shutil.rmtree(start, ignore_errors=True)
 
 
 def _tune(
@@ -142,7 +145,8 @@ def _tune(
     recipe: Recipe,
     teacher: Path | None = None,
 ) -> str:
-    out = cell / task
+    file = budget.score_file(cell, task)
+    out = file.with_suffix("")
     made = finetune(
         directory,
         ChosenTask(task, budget.glue),
@@ -156,9 +160,9 @@ def _tune(
     )
     # GLUE's own rule: the mean, where a task has two metrics.
     score = sum(made.metrics.values()) / len(made.metrics)
-    write_atomically(cell / f"{task}.json", json.dumps({"score": score, **made.metrics}))
+    write_atomically(file, json.dumps({"score": score, **made.metrics}))
     if teacher is not None:
-        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)  # the score is what the table needs
     return f"{task} {score:.3f}"
 
 
@@ -169,10 +173,11 @@ def read_results(names: list[str], seeds: list[int], budget: Budget, work: Path)
     for name in names:
         scores: dict[str, list[float]] = {}
         for seed in seeds:
-            cell = work / f"{name.replace(': ', '--').replace(' ', '-')}-{seed}"
-            for task in (*budget.tasks, "sts"):
-                if (cell / f"{task}.json").is_file():
-                    found: dict[str, Any] = json.loads((cell / f"{task}.json").read_text())
+            cell = budget.cell(work, name, seed)
+            files = {task: budget.score_file(cell, task) for task in budget.tasks}
+            for task, file in (files | {"sts": cell / "sts.json"}).items():
+                if file.is_file():
+                    found: dict[str, Any] = json.loads(file.read_text())
                     scores.setdefault(task, []).append(found["score"])
         operations = memory = 1.0
         if name != FULL:
@@ -220,7 +225,7 @@ def main() -> None:
     if arguments.variants:
         names = ["default", *(f"default: {variant}" for variant in VARIANTS)]
     names = [FULL, *names]
-    work = arguments.work / budget.name()
+    work = arguments.work
     console = Console()
     if not arguments.table:
         for seed in arguments.seeds:

@@ -51,7 +51,7 @@ def train(
     Raises:
         RecipeError: the recipe does not fit the model, or its training section is not valid.
         CorpusError: the text is missing, empty or not text.
-        TrainingError: nothing to resume from, or a loss that is not a number.
+        TrainingError: nothing to resume from, or another run; or a loss that is not a number.
         OutputError: the disk is full.
     """
     args = training_arguments(recipe.training, directory, steps)
@@ -73,7 +73,8 @@ def train(
         pairs=bool(objective.nsp),
         seed=args.seed,
     )
-    return fit(distillation, args, dataset, collator, resume=resume, console=console)
+    run = recipe.model_dump(include={"text", "objective", "training"}) | {"steps": args.max_steps}
+    return fit(distillation, args, dataset, collator, run=run, resume=resume, console=console)
 
 
 def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:
