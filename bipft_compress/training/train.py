@@ -11,7 +11,7 @@ from transformers import set_seed
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import describe, max_sequence_length
 from bipft_compress.recipe import Recipe
-from bipft_compress.text.sequences import build_dataset
+from bipft_compress.text.dataset import build_dataset
 from bipft_compress.training.collator import PretrainingCollator
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.loop import fit, training_arguments, without_dropout
