@@ -127,9 +127,16 @@ class Distillation:
         }
         if self.teacher is None:
             return self._head_terms(model(**inputs), {}, batch)
-        with torch.no_grad(), self._recording(self.teacher) as teacher_heads:
-            theirs = self.teacher(**inputs, output_hidden_states=True)
-        with self._recording(self.student) as student_heads:
+        # A head over the vocabulary costs as much as the encoder: it sees what is asked for alone.
+        asked = batch["labels"] >= 0 if "mlm" in self.weights else None
+        teacher = self.teacher if "logits" in self.weights else self.teacher.base_model
+        with (
+            torch.no_grad(),
+            self._recording(self.teacher) as teacher_heads,
+            _at_positions(self.teacher, asked),
+        ):
+            theirs = teacher(**inputs, output_hidden_states=True)
+        with self._recording(self.student) as student_heads, _at_positions(self.student, asked):
             ours = model(**inputs, output_hidden_states=True)
         mask = batch["attention_mask"]
         terms = self._encoder_terms(ours.hidden_states, theirs.hidden_states, mask)
@@ -189,8 +196,8 @@ class Distillation:
         terms = {}
         student, teacher = self._logits(ours), self._logits(theirs)
         if "mlm" in self.weights:
-            labels = batch["labels"]
-            terms["mlm"] = F.cross_entropy(student["mlm"].flatten(0, 1), labels.flatten())
+            labels = batch["labels"][batch["labels"] >= 0]
+            terms["mlm"] = F.cross_entropy(student["mlm"].squeeze(0), labels)
         if "nsp" in self.weights:
             terms["nsp"] = F.cross_entropy(student["nsp"], batch["next_sentence_label"])
         if "task" in self.weights:
@@ -198,9 +205,8 @@ class Distillation:
         if "logits" in self.weights:
             soft = []
             for head, logits in student.items():
-                asked = batch["labels"] >= 0 if head == "mlm" and "labels" in batch else None
-                if head == "mlm" and asked is None:
-                    asked = batch["attention_mask"]
+                everywhere = head == "mlm" and "mlm" not in self.weights
+                asked = batch["attention_mask"] if everywhere else None
                 soft.append(losses.soft_cross_entropy(logits, teacher[head], asked))
             terms["logits"] = torch.stack(soft).sum()
         return terms
@@ -213,6 +219,30 @@ class Distillation:
             return {}
         head = "task" if self.student.get_output_embeddings() is None else "mlm"
         return {head: outputs.logits}
+
+
+@contextmanager
+def _at_positions(model: PreTrainedModel, asked: Tensor | None) -> Iterator[None]:
+    """While it is open, the head of `model` sees the hidden states of some positions alone.
+
+    Args:
+        model: with a head that treats every position alike.
+        asked: (batch, length), true where the head is wanted; its logits are then (1, count,
+            classes). Everywhere, and as ever, for None.
+    """
+
+    def select(_: nn.Module, __: Any, output: Any) -> Any:
+        output["last_hidden_state"] = output["last_hidden_state"][asked].unsqueeze(0)
+        return output
+
+    if asked is None:
+        yield
+        return
+    handle = model.base_model.register_forward_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _has_fresh_head(model: PreTrainedModel) -> bool:

@@ -17,6 +17,8 @@ from bipft_compress.errors import OutputError, RecipeError, TrainingError
 from bipft_compress.jobs import compress_checkpoint
 from bipft_compress.recipe import Recipe
 from bipft_compress.record import WEIGHTS
+from bipft_compress.training import losses
+from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.loop import training_arguments
 from bipft_compress.training.pretrain import pretrain
 
@@ -212,3 +214,46 @@ def test_every_term_at_once(tmp_path, make_checkpoint, corpus):
 def test_unknown_training_argument_is_named(tmp_path):
     with pytest.raises(RecipeError, match="learning_rat"):
         training_arguments({"learning_rat": 1e-3}, tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [
+        ("bert", "ForMaskedLM"),
+        ("bert", "ForPreTraining"),
+        ("roberta", "ForMaskedLM"),
+        ("distilbert", "ForMaskedLM"),
+        ("electra", "ForMaskedLM"),
+    ],
+)
+def test_heads_see_the_masked_positions_alone(make_pair, family, head):
+    """The terms are those of logits at every position; the vocabulary's product is not."""
+    recipe = {"objective": {"mlm": 1.0, "logits": 1.0, "hidden_states": 1.0}}
+    pair = make_pair(family, head, recipe)
+    objective = Recipe.load(recipe).objective
+    distillation = Distillation(pair.student, pair.teacher, pair.encoder, objective)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 100, (3, 9), generator=generator)
+    attention = torch.ones(3, 9, dtype=torch.long)
+    attention[1, 6:] = 0
+    labels = torch.full((3, 9), -100)
+    labels[0, 2], labels[1, 5], labels[2, 8] = 7, 8, 9
+    batch = {"input_ids": ids, "attention_mask": attention, "labels": labels}
+    seen = []
+    handle = pair.student.get_output_embeddings().register_forward_hook(
+        lambda _, __, output: seen.append(output.shape[:-1].numel())
+    )
+    terms = distillation(pair.student, batch)
+    handle.remove()
+    assert seen == [3]
+    with torch.no_grad():
+        inputs = {"input_ids": ids, "attention_mask": attention}
+        both = [model(**inputs) for model in (pair.student, pair.teacher)]
+    name = "prediction_logits" if head == "ForPreTraining" else "logits"
+    student, teacher = (output[name] for output in both)
+    expected = torch.nn.functional.cross_entropy(student.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(terms["mlm"], expected)
+    soft = losses.soft_cross_entropy(student, teacher, labels >= 0)
+    if head == "ForPreTraining":
+        soft = soft + losses.soft_cross_entropy(*(x.seq_relationship_logits for x in both))
+    torch.testing.assert_close(terms["logits"], soft)
