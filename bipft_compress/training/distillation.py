@@ -54,6 +54,8 @@ class Distillation:
         self.student, self.encoder, self.objective = student, encoder, objective
         self.teacher = teacher
         self.weights = objective.weights()
+        if not self.weights.keys() - _WITHOUT_TEACHER:
+            self.teacher = None  # none of its outputs would be looked at
         if teacher is None:
             kept = self.weights.keys() & _WITHOUT_TEACHER
             self.weights = {name: self.weights[name] for name in kept}

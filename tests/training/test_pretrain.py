@@ -216,6 +216,17 @@ def test_unknown_training_argument_is_named(tmp_path):
         training_arguments({"learning_rat": 1e-3}, tmp_path, None)
 
 
+def test_a_teacher_that_is_not_asked_does_not_run(make_pair):
+    recipe = {"objective": {"mlm": 1.0}}
+    pair = make_pair("bert", "ForMaskedLM", recipe)
+    pair.teacher.register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
+    objective = Recipe.load(recipe).objective
+    distillation = Distillation(pair.student, pair.teacher, pair.encoder, objective)
+    ids = torch.tensor([[5, 6, 7]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    assert distillation(pair.student, batch).keys() == {"mlm"}
+
+
 @pytest.mark.parametrize(
     ("family", "head"),
     [
