@@ -19,11 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from profile_encoder import product_call
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from bipft_compress.benchmarking.profile import product_call
 from bipft_compress.benchmarking.timing import interleaved, torch_threads
 from bipft_compress.provenance import machine
 from bipft_compress.runtime.native import chosen_path, register_rate
