@@ -26,8 +26,8 @@ from bipft_compress.reporting.shapes import ModelShape, read_shape
 from bipft_compress.runtime.artefact import read_recipe
 from bipft_compress.runtime.layer import CompiledLayer
 from bipft_compress.runtime.model import Skeleton
-from bipft_compress.runtime.native import register_rate
-from bipft_compress.runtime.ops import binary_product, prepare_weights, row_bytes
+from bipft_compress.runtime.native import kernels, register_rate
+from bipft_compress.runtime.ops import prepare_weights, row_bytes
 
 
 def packed_shape(directory: str | Path, batch: int, length: int) -> ModelShape:
@@ -98,11 +98,17 @@ def profile(
 
 
 def product_call(count: int, width: int, out: int, path: str) -> Call:
-    """A binary product of random signs: `count` rows of `width` by `out` rows of weights."""
-    activations = torch.randint(256, (count, row_bytes(width)), dtype=torch.uint8)
+    """A binary product of random signs: `count` rows of `width` by `out` rows of weights.
+
+    The kernel alone, on arrays that are there, as in a layer: the operator around it would take a
+    small product several times as long.
+    """
+    activations = torch.randint(256, (count, row_bytes(width)), dtype=torch.uint8).numpy()
     bits = torch.randint(256, (out, -(-width // 8)), dtype=torch.uint8)
-    weights = prepare_weights(bits, width, path)
-    return lambda: binary_product(activations, weights, width, out, path)
+    weights = prepare_weights(bits, width, path).numpy()
+    result = torch.empty(count, out, dtype=torch.int32).numpy()
+    product = kernels().binary_product
+    return lambda: product(activations, weights, width, result, path, torch.get_num_threads())
 
 
 def _binary_macs(shape: ModelShape) -> tuple[int, int]:
