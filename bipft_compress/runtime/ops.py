@@ -81,7 +81,7 @@ def _encoder_layer_shape(x: Tensor, mask: Tensor | None, layer: Tensor) -> Tenso
 
 
 def _rows(ids: Tensor, packed: Tensor, scale: Tensor, bits: int, columns: int, path: str) -> Tensor:
-    result = torch.empty(*ids.shape, columns)
+    result = _rows_shape(ids, packed, scale, bits, columns, path)
     _run("rows", _ids(ids), packed, _steps(scale), bits, result.view(-1, columns), path)
     return result
 
@@ -89,7 +89,7 @@ def _rows(ids: Tensor, packed: Tensor, scale: Tensor, bits: int, columns: int, p
 def _rows_shape(
     ids: Tensor, packed: Tensor, scale: Tensor, bits: int, columns: int, path: str
 ) -> Tensor:
-    return torch.empty(*ids.shape, columns, device=ids.device)
+    return ids.new_empty(*ids.shape, columns, dtype=torch.float32)
 
 
 def _words(
@@ -100,10 +100,10 @@ def _words(
     numbers: list[int],
     path: str,
 ) -> Tensor:
-    *numbers, columns = numbers
-    result = torch.empty(*ids.shape, columns)
+    result = _words_shape(ids, frequent, books, rare, numbers, path)
     tables = (_ids(ids), frequent[0], _steps(frequent[1]), books[0], _steps(books[1]), *rare)
-    _run("words", *tables, *numbers, result.view(-1, columns), path)
+    *others, columns = numbers
+    _run("words", *tables, *others, result.view(-1, columns), path)
     return result
 
 
@@ -115,13 +115,13 @@ def _words_shape(
     numbers: list[int],
     path: str,
 ) -> Tensor:
-    return torch.empty(*ids.shape, numbers[-1], device=ids.device)
+    return ids.new_empty(*ids.shape, numbers[-1], dtype=torch.float32)
 
 
 def _linear(
     x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, bits: int, path: str
 ) -> Tensor:
-    result = torch.empty(*x.shape[:-1], len(packed))
+    result = _linear_shape(x, packed, scale, bias, bits, path)
     flat = x.contiguous().view(-1, x.shape[-1])
     _run("linear", flat, packed, _steps(scale), bias, bits, result.view(-1, len(packed)), path)
     return result
