@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from bipft_compress.runtime.model import load
     from bipft_compress.tasks.chosen import ChosenTask
     from bipft_compress.training.finetune import finetune
-    from bipft_compress.training.pretrain import pretrain, train
+    from bipft_compress.training.pretrain import pretrain
+    from bipft_compress.training.train import train
 
 __version__ = version("bipft-compress")
 
@@ -43,7 +44,7 @@ _PUBLIC = {
     "pack": "bipft_compress.jobs:pack_checkpoint",
     "pretrain": "bipft_compress.training.pretrain:pretrain",
     "report": "bipft_compress.jobs:report_checkpoint",
-    "train": "bipft_compress.training.pretrain:train",
+    "train": "bipft_compress.training.train:train",
 }
 
 __all__ = [

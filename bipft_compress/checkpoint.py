@@ -67,7 +67,8 @@ def load_pretrained(
 
     Args:
         checkpoint: hub name or local directory.
-        mlm_head: load as a masked language model, with a fresh tied head where there is none.
+        mlm_head: where the class has no head for masked language modelling, load the one of the
+            family that has, with a fresh tied head.
 
     Raises:
         CheckpointError: files are missing, truncated, or do not fit the configuration.
@@ -80,8 +81,10 @@ def load_pretrained(
             f"{path} holds no weights (*.safetensors): only safetensors are read, since other "
             "formats can run code; convert the checkpoint with `save_pretrained` first."
         )
-    named = getattr(transformers, (config.architectures or [""])[0], None)
-    model_class: Any = AutoModelForMaskedLM if mlm_head else named or AutoModel
+    name = (config.architectures or [""])[0]
+    model_class: Any = getattr(transformers, name, None) or AutoModel
+    if mlm_head and not name.endswith(("ForMaskedLM", "ForPreTraining")):
+        model_class = AutoModelForMaskedLM
     try:
         model, info = model_class.from_pretrained(
             checkpoint,

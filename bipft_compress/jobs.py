@@ -30,7 +30,7 @@ from bipft_compress.reporting import (
 from bipft_compress.runtime.artefact import write_artefact
 from bipft_compress.tasks.evaluate import evaluate_sts
 from bipft_compress.text.corpus import BUILTIN
-from bipft_compress.training.loop import WORK
+from bipft_compress.training.loop import unfinished
 from bipft_compress.training.pretrain import pretrain
 from bipft_compress.training.progress import progress_bar
 
@@ -72,7 +72,7 @@ def compress_checkpoint(
     path = Path(source)
     record = Record(
         recipe=recipe,
-        teacher=str(path.resolve()) if path.is_dir() else str(source),
+        teacher=str(path.absolute()) if path.is_dir() else str(source),
         decisions=made.decisions,
         layer_errors=made.layer_errors,
         provenance=provenance({}, "compress", seed=seed, calibration=str(calibration)),
@@ -192,7 +192,10 @@ def report_config(
     facts = RunFacts(checkpoint=Path(config).name, provenance=provenance({}, "report"))
     architecture = checkpoint.load_config(config)
     length = sequence_length or _usual_length(architecture)
-    made = report_from_config(architecture, recipe, batch=batch, sequence_length=length, run=facts)
+    # What a schedule ends with: that is what will run.
+    made = report_from_config(
+        architecture, recipe.last_stage(), batch=batch, sequence_length=length, run=facts
+    )
     write_report(made, Path(out))
     return made
 
@@ -225,7 +228,7 @@ def run(
     elif Record.read(compressed).recipe != recipe:
         raise UserError(f"{root} holds a run of another recipe: choose another --out.")
     if not (pretrained / RECORD).is_file():
-        resume = any((root / f".{pretrained.name}.{WORK}").glob("checkpoint-*/complete"))
+        resume = unfinished(pretrained)
         pretrain(compressed, corpus, pretrained, steps=steps, resume=resume, console=console)
     if data is not None:
         evaluate_sts(pretrained, data)

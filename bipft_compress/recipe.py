@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bipft_compress.errors import RecipeError
 
@@ -33,8 +33,19 @@ class Activations(_Section):
         1.0, gt=0, description="Gradients stop at this multiple of the largest code's value."
     )
     elastic: bool = Field(
-        False, description="Learned-step-size gradient of the activation scale (BiT)."
+        False, description="Learned-step-size gradients of activation scales (BiT)."
     )
+    attention: Literal["softmax", "boolean"] = Field(
+        "softmax",
+        description="Probabilities in the set {0, scale} (BiT), or whether a score is at least 0, "
+        "without softmax (BiBERT's Bi-Attention).",
+    )
+
+    @model_validator(mode="after")
+    def _boolean_is_one_bit(self) -> Self:
+        if self.attention == "boolean" and self.bits != 1:
+            raise ValueError("attention: boolean has one bit; set bits to 1, or softmax")
+        return self
 
 
 class Embeddings(_Section):
@@ -74,11 +85,24 @@ class Estimators(_Section):
     ffn_down: Rank = Field(0, ge=0)
     scores: Rank = Field(0, ge=0, description="Per head, from queries and keys.")
     context: Rank = Field(0, ge=0, description="Per head, from values.")
+    attention_reads: Literal["heads", "hidden-states"] = Field(
+        "heads",
+        description="What scores and context are estimated from: a head's own queries, keys and "
+        "values, or the hidden states, for all heads at once (BiPFT-B).",
+    )
     bits: Literal[16, 32] = Field(16, description="Bits of a stored number of an estimator.")
 
     def ranks(self) -> dict[str, int]:
         """Kind of module to rank."""
-        return {kind: rank for kind, rank in self.model_dump().items() if kind != "bits"}
+        return self.model_dump(exclude={"attention_reads", "bits"})
+
+
+class Stage(_Section):
+    """A precision that pretraining goes on to, from a student of more bits (BiT's schedule)."""
+
+    bits: Bits = Field(1, description="Bits of an activation, a query and a probability.")
+    key_value_bits: Bits = Field(1, description="Bits of keys and values.")
+    share: float = Field(0.5, gt=0, lt=1, description="Of all optimiser steps.")
 
 
 class Initialisation(_Section):
@@ -91,7 +115,8 @@ class Initialisation(_Section):
     )
     scales: Literal["least-squares", "magnitude"] = Field(
         "least-squares",
-        description="Weight scales by least squares of the output, or the mean |W| of the papers.",
+        description="Scales, shifts and biases by least squares of the output; or the papers' "
+        "start: mean |W|, mean |x| of a first batch, no shifts.",
     )
     refits: int = Field(3, ge=0, description="Rounds of scales and estimator refitted in turn.")
     sign_sweeps: int = Field(
@@ -112,6 +137,12 @@ class Initialisation(_Section):
     calibration_tokens: int = Field(65536, ge=1, description="Tokens of text to calibrate on.")
     sequence_length: int = Field(128, ge=4, description="Longest calibration sequence, in tokens.")
     batch_tokens: int = Field(4096, ge=1, description="Tokens of a calibration batch.")
+
+    @model_validator(mode="after")
+    def _regression_needs_moments(self) -> Self:
+        if self.scales == "magnitude" and self.method == "regression":
+            raise ValueError("method: regression needs scales: least-squares")
+        return self
 
 
 class Text(_Section):
@@ -202,10 +233,35 @@ class Recipe(_Section):
     initialisation: Initialisation = Initialisation()
     text: Text = Text()
     objective: Objective = Objective()
+    schedule: tuple[Stage, ...] = Field(
+        (),
+        description="Precisions that pretraining goes on to after that of `activations`, each "
+        "taught by the student before it (BiT).",
+    )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
     )
     finetuning: Finetuning = Finetuning()
+
+    @model_validator(mode="after")
+    def _shares_leave_a_first_stage(self) -> Self:
+        if sum(stage.share for stage in self.schedule) >= 1:
+            raise ValueError("the shares of the schedule must leave steps for the first precision")
+        return self
+
+    def next_stage(self) -> Self:
+        """This recipe at the next precision of its schedule, which is then one stage shorter."""
+        stage, *later = self.schedule
+        bits = {"bits": stage.bits, "key_value_bits": stage.key_value_bits}
+        activations = self.activations.model_copy(update=bits)
+        return self.model_copy(update={"activations": activations, "schedule": tuple(later)})
+
+    def last_stage(self) -> Self:
+        """This recipe at the precision that its schedule ends with."""
+        recipe = self
+        while recipe.schedule:
+            recipe = recipe.next_stage()
+        return recipe
 
     @classmethod
     def load(cls, source: str | Path | dict[str, Any]) -> Self:

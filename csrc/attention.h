@@ -21,6 +21,7 @@ struct Head {
   const std::uint8_t* values;        // (key_value_bits) times interleaved
   const std::uint16_t* ones;         // (key_value_bits, head_dim), bits set in each row of values
   const std::uint16_t* forbidden;    // (length), 255 at padding
+  bool boolean;  // Bi-Attention: a code says whether the score is at least 0, without softmax
   float score_scale, probability_scale;
   std::int64_t score_rank, context_rank;
   const float* key_estimates;    // (score_rank, length)
@@ -36,8 +37,8 @@ struct ScoreTable {
 
   static bool serves(const Head& h) {
     const double span = 2.0 * std::fabs(h.score_scale) * static_cast<double>(h.head_dim);
-    return h.bits == 1 && h.key_value_bits == 1 && h.score_rank == 0 && h.head_dim < 255 &&
-           span < 600;
+    return !h.boolean && h.bits == 1 && h.key_value_bits == 1 && h.score_rank == 0 &&
+           h.head_dim < 255 && span < 600;
   }
   explicit ScoreTable(const Head& h) {
     const double scale = h.score_scale, step = std::exp(-2 * scale);
@@ -61,10 +62,15 @@ class HeadAttention {
                       Product<Isa>::padded(std::max(h.length, h.head_dim)));
     multiply(h, h.keys, h.head_dim, h.length, queries, count);
     for (std::int64_t t = 0; t < count; ++t) {
-      if (table)
+      if (table) {
         threshold(h, *table, t);
+        continue;
+      }
+      score(h, estimates + t * h.score_rank, t);
+      if (h.boolean)
+        compare(h, t);
       else
-        quantize(h, estimates + t * h.score_rank, t);
+        quantize(h, t);
     }
     multiply(h, h.values, h.length, h.head_dim, planes_.data(), count);
     for (std::int64_t t = 0; t < count; ++t) {
@@ -110,8 +116,8 @@ class HeadAttention {
       bits[k / 8] |= static_cast<std::uint8_t>(low <= counts[k] && counts[k] <= high) << (k % 8);
   }
 
-  // Any bits and estimators: scores, softmax and codes in floating point.
-  void quantize(const Head& h, const float* estimates, std::int64_t t) {
+  // Any bits and estimators: scores in floating point.
+  void score(const Head& h, const float* estimates, std::int64_t t) {
     const std::int64_t n = h.length, stride = Product<Isa>::padded(n);
     float* scores = scores_.data();
     for (std::int64_t k = 0; k < n; ++k) scores[k] = 0;
@@ -128,6 +134,19 @@ class HeadAttention {
       const float* keys = h.key_estimates + r * n;
       for (std::int64_t k = 0; k < n; ++k) scores[k] += estimates[r] * keys[k];
     }
+  }
+
+  // Bi-Attention: which scores are not negative.
+  void compare(const Head& h, std::int64_t t) {
+    std::uint8_t* bits = planes_.data() + t * row_bytes(h.length);
+    for (std::int64_t k = 0; k < h.length; ++k)
+      bits[k / 8] |= static_cast<std::uint8_t>(scores_[k] >= 0 && !h.forbidden[k]) << (k % 8);
+  }
+
+  // Softmax of the scores, and its codes.
+  void quantize(const Head& h, std::int64_t t) {
+    const std::int64_t n = h.length;
+    float* scores = scores_.data();
     float largest = -INFINITY;
     for (std::int64_t k = 0; k < n; ++k)
       if (!h.forbidden[k]) largest = std::max(largest, scores[k]);

@@ -128,6 +128,7 @@ class Compiler {
           std::pair{&a.value_clip, "value_clip"}, std::pair{&a.score_scale, "score_scale"},
           std::pair{&a.probability_scale, "probability_scale"}})
       *section = floats(name + key, heads);
+    a.boolean = whole(name + "boolean", 0, 1);
     if (has(name + "score_left")) {
       a.score_rank = whole(name + "score_rank", 1, head_dim);
       a.score_left = floats(name + "score_left", heads * head_dim * a.score_rank);

@@ -294,6 +294,7 @@ class Layer {
         woven_values_.data() + n * kv_bits_ * woven_bytes(length_, dims),
         ones_.data() + n * kv_bits_ * dims,
         forbidden_.data() + b * length_,
+        a_.boolean != 0,
         p_.at<float>(a_.score_scale)[h], p_.at<float>(a_.probability_scale)[h],
         a_.score_rank, a_.context_rank,
         key_estimates_.data() + n * length_ * a_.score_rank,

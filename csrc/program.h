@@ -29,6 +29,7 @@ struct LinearSpec {
 };
 
 struct AttentionSpec {
+  std::int64_t boolean;  // 1 for Bi-Attention, without softmax
   std::int64_t score_rank, context_rank;
   // (heads, head_dim), then (heads,).
   Section query_shift, key_shift, value_shift, value_scale, context_bias;

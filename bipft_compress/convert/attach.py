@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
@@ -27,7 +28,16 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     attention = getattr(module, ATTRIBUTE)
-    return attention(query, key, value, attention_mask).transpose(1, 2), None
+    hidden = _hidden_states.pop(module, None)
+    return attention(query, key, value, attention_mask, hidden).transpose(1, 2), None
+
+
+_hidden_states: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+"""What an attention module was called with, until its `_attention` takes it."""
+
+
+def _keep_hidden_states(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    _hidden_states[module] = args[0] if args else kwargs["hidden_states"]
 
 
 # Without the mask under the same name, transformers passes none and padding would be attended to.
@@ -39,7 +49,11 @@ def attach(
     model: PreTrainedModel, encoder: Encoder, layer: int, attention: BinaryAttention
 ) -> None:
     """Give encoder layer number `layer` of `model` its binary attention."""
-    setattr(get_module(model, encoder.layers[layer].attention), ATTRIBUTE, attention)
+    module = get_module(model, encoder.layers[layer].attention)
+    setattr(module, ATTRIBUTE, attention)
+    if attention.shared_estimator is not None:
+        # transformers' interface hands on queries, keys and values alone.
+        module.register_forward_pre_hook(_keep_hidden_states, with_kwargs=True)
 
 
 def attached(model: PreTrainedModel, encoder: Encoder, layer: int) -> BinaryAttention:

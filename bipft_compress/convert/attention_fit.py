@@ -37,6 +37,45 @@ def fit_attention(attention: BinaryAttention, samples: Sequence[Sample], *, damp
     _fit_context(attention, samples, probabilities, damping)
 
 
+@torch.no_grad()
+def start_attention_by_magnitude(
+    attention: BinaryAttention, student: Tensor, *, at_random: bool
+) -> None:
+    """The papers' start: scales are mean magnitudes in a first batch, nothing is shifted.
+
+    Args:
+        attention: the module to fill, in place.
+        student: its q, k and v, (3, batch, heads, length, head_dim).
+        at_random: estimators start at random, otherwise at zero.
+    """
+    by_name = {"query": attention.bits, "key": attention.key_value_bits}
+    by_name["value"] = attention.key_value_bits
+    for x, (name, bits) in zip(student, by_name.items(), strict=True):
+        getattr(attention, f"{name}_shift").zero_()
+        getattr(attention, f"{name}_clip").copy_(_spread(_by_head(x), bits))
+    scale = attention.query_clip * attention.key_clip * attention.head_dim**-0.5
+    attention.score_scale.copy_(scale)
+    attention.value_scale.copy_(attention.value_clip.expand_as(attention.value_scale))
+    attention.context_bias.zero_()
+    # BiT's first batch: twice the mean over the root of the largest code; the mean of
+    # probabilities is one over the length.
+    largest = 2**attention.bits - 1
+    first = 1.0 if attention.boolean else 2 / student.shape[-2] / largest**0.5
+    attention.probability_scale.fill_(first)
+    for headwise in (attention.score_estimator, attention.context_estimator):
+        if headwise is not None:
+            headwise.start(at_random=at_random)
+
+
+def _spread(x: Tensor, bits: int) -> Tensor:
+    """What a code of 1 stands for, of centred numbers (heads, count, dim): (heads, 1, 1)."""
+    if bits == 1:
+        spread = x.abs().mean((1, 2), keepdim=True)
+    else:
+        spread = x.square().mean((1, 2), keepdim=True).sqrt() * NORMAL_HALF_STEP[bits]
+    return spread.clamp_min(1e-6)
+
+
 def _by_head(x: Tensor) -> Tensor:
     """(batch, heads, length, dim) to (heads, batch * length, dim)."""
     return x.transpose(0, 1).flatten(1, 2)
@@ -50,11 +89,7 @@ def _fit_quantizers(attention: BinaryAttention, samples: Sequence[Sample]) -> No
         shift = x.mean(1, keepdim=True) if name != "query" else torch.zeros_like(x[:, :1])
         getattr(attention, f"{name}_shift").copy_(shift)
         bits = attention.bits if name == "query" else attention.key_value_bits
-        if bits == 1:
-            spread = (x - shift).abs().mean((1, 2), keepdim=True)
-        else:
-            spread = (x - shift).square().mean((1, 2), keepdim=True).sqrt() * NORMAL_HALF_STEP[bits]
-        getattr(attention, f"{name}_clip").copy_(spread.clamp_min(1e-6))
+        getattr(attention, f"{name}_clip").copy_(_spread(x - shift, bits))
 
 
 def _centre(scores: Tensor) -> Tensor:
@@ -110,6 +145,9 @@ def _root(covariance: Tensor, damping: float) -> Tensor:
 def _fit_probabilities(
     attention: BinaryAttention, samples: Sequence[Sample], wanted: Sequence[Tensor]
 ) -> None:
+    if attention.boolean:
+        attention.probability_scale.fill_(1.0)
+        return
     largest = 2**attention.bits - 1
     errors = torch.zeros(len(_PROBABILITY_SCALES), attention.heads)
     for (student, _), target in zip(samples, wanted, strict=True):

@@ -20,12 +20,9 @@ from bipft_compress.errors import CorpusError
 from bipft_compress.families import Encoder, get_module, max_sequence_length
 from bipft_compress.nn import CompressedEmbedding
 from bipft_compress.recipe import Recipe, Text
+from bipft_compress.text.batches import calibration_batches, token_frequencies
 from bipft_compress.text.corpus import BUILTIN, read_documents
-from bipft_compress.text.sequences import (
-    calibration_batches,
-    token_frequencies,
-    token_sequences,
-)
+from bipft_compress.text.sequences import token_sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

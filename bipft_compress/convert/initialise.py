@@ -9,10 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from bipft_compress.convert.attach import ATTRIBUTE, attached
-from bipft_compress.convert.attention_fit import NORMAL_HALF_STEP, fit_attention
+from bipft_compress.convert.attention_fit import (
+    NORMAL_HALF_STEP,
+    fit_attention,
+    start_attention_by_magnitude,
+)
 from bipft_compress.convert.layerwise import LayerwiseRunner
+from bipft_compress.convert.moments import LinearMoments
 from bipft_compress.convert.reconstruct import reconstruct_layer
-from bipft_compress.convert.regression import LinearMoments, fit_linear
+from bipft_compress.convert.regression import LinearFit, fit_by_magnitude, fit_linear
 from bipft_compress.families import Encoder, get_module
 from bipft_compress.nn import BinaryLinear, signed_codes
 from bipft_compress.recipe import Initialisation
@@ -98,46 +103,63 @@ def _fit_stage(
     layers = [get_module(ours.model, path) for path in paths]
     assert all(isinstance(layer, BinaryLinear) for layer in layers)
     binary: list[BinaryLinear] = layers  # type: ignore[assignment]
-    first = binary[0]
+    closed = choices.scales == "least-squares"
 
     def student_input(batch: int) -> Tensor:
         return ours.inputs(batch, paths[0])[0].flatten(0, -2)
 
-    shift, scale = _calibrate(_pilot(student_input, len(ours)), first.bits)
-    moments = LinearMoments(first.in_features, sum(layer.out_features for layer in binary))
-    # Moments cost in_features^2 a token, and a few dozen tokens an input settle them.
-    tokens = sum(ours.hidden(batch)[..., 0].numel() for batch in range(len(ours)))
-    stride = max(1, tokens // (TOKENS_PER_INPUT * first.in_features))
-    for batch in range(0, len(ours), stride):
-        x = student_input(batch)
-        y = torch.cat([targets[batch][path].float().flatten(0, -2) for path in paths], 1)
-        moments.update(x, signed_codes(x - shift, scale, first.bits), y)
-    covariances = moments.centred()
+    def wanted(batch: int) -> Tensor:
+        return torch.cat([targets[batch][path].float().flatten(0, -2) for path in paths], 1)
+
+    shift, scale = _calibrate(_pilot(student_input, len(ours)), binary[0].bits, shifted=closed)
+    if closed:
+        moments = LinearMoments(binary[0].in_features, sum(one.out_features for one in binary))
+        # Moments cost in_features^2 a token, and a few dozen tokens an input settle them.
+        tokens = sum(ours.hidden(batch)[..., 0].numel() for batch in range(len(ours)))
+        stride = max(1, tokens // (TOKENS_PER_INPUT * binary[0].in_features))
+        for batch in range(0, len(ours), stride):
+            x = student_input(batch)
+            moments.update(x, signed_codes(x - shift, scale, binary[0].bits), wanted(batch))
+        covariances = moments.centred()
     start = 0
     for layer, original in zip(binary, originals, strict=True):
         rows = slice(start, start + layer.out_features)
         start = rows.stop
-        weight = original.weight
+        weight, step = original.weight, float(scale)
         assert isinstance(weight, Tensor)
-        fit = fit_linear(
-            weight.detach(),
-            covariances.outputs(rows),
-            rank=layer.rank,
-            activation_scale=float(scale),
-            choices=choices,
-        )
-        with torch.no_grad():
-            layer.shift.copy_(shift)
-            layer.activation_scale.copy_(scale)
-            # The latent weight keeps its magnitude and takes the fitted sign; a sign is never 0,
-            # so neither may the magnitude be.
-            magnitude = weight.abs().clamp_min(1e-8)
-            layer.weight.copy_(fit.signs * magnitude)
-            layer.weight_scale.copy_(fit.scale / scale)
-            layer.bias.copy_(fit.bias)
-            if layer.estimator is not None:
-                layer.estimator.up.copy_(fit.up)
-                layer.estimator.down.copy_(fit.down)
+        if closed:
+            fit = fit_linear(
+                weight.detach(),
+                covariances.outputs(rows),
+                rank=layer.rank,
+                activation_scale=step,
+                choices=choices,
+            )
+        else:
+            fit = fit_by_magnitude(
+                weight.detach(),
+                _bias(original),
+                rank=layer.rank,
+                activation_scale=step,
+                method=choices.method,
+            )
+        _fill(layer, fit, weight, shift, scale)
+
+
+@torch.no_grad()
+def _fill(
+    layer: BinaryLinear, fit: LinearFit, weight: Tensor, shift: Tensor, scale: Tensor
+) -> None:
+    layer.shift.copy_(shift)
+    layer.activation_scale.copy_(scale)
+    # The latent weight keeps its magnitude and takes the fitted sign; a sign is never 0, so
+    # neither may the magnitude be.
+    layer.weight.copy_(fit.signs * weight.abs().clamp_min(1e-8))
+    layer.weight_scale.copy_(fit.scale / scale)
+    layer.bias.copy_(fit.bias)
+    if layer.estimator is not None:
+        layer.estimator.up.copy_(fit.up)
+        layer.estimator.down.copy_(fit.down)
 
 
 def _pilot(student_input: Callable[[int], Tensor], batches: int) -> Tensor:
@@ -151,9 +173,15 @@ def _pilot(student_input: Callable[[int], Tensor], batches: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _calibrate(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Shift (in,) and activation scale () of inputs `x` (tokens, in)."""
-    shift = x.mean(0)
+def _bias(linear: nn.Module) -> Tensor:
+    bias, weight = linear.bias, linear.weight
+    assert isinstance(weight, Tensor)
+    return bias.detach() if isinstance(bias, Tensor) else weight.new_zeros(len(weight))
+
+
+def _calibrate(x: Tensor, bits: int, *, shifted: bool) -> tuple[Tensor, Tensor]:
+    """Shift (in,), 0 unless `shifted`, and activation scale () of inputs `x` (tokens, in)."""
+    shift = x.mean(0) if shifted else torch.zeros_like(x[0])
     centred = x - shift
     if bits == 1:
         return shift, centred.abs().mean()
@@ -163,9 +191,17 @@ def _calibrate(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 def _fit_layer_attention(
     ours: LayerwiseRunner, targets: list[dict[str, Tensor]], index: int, choices: Initialisation
 ) -> None:
-    layer = ours.encoder.layers[index]
+    layer, attention = ours.encoder.layers[index], attached(ours.model, ours.encoder, index)
+    at_random = choices.method == "random"
+    if attention.shared_estimator is not None:
+        # It has no closed form: unless it is drawn, what it adds starts at zero.
+        attention.shared_estimator.start(at_random=at_random)
     kinds = [layer.linears[kind] for kind in ("query", "key", "value")]
     path = f"{layer.attention}.{ATTRIBUTE}"
+    if choices.scales == "magnitude":
+        first = torch.stack(ours.inputs(len(ours) // 2, path)[:3])
+        start_attention_by_magnitude(attention, first, at_random=at_random)
+        return
     samples, tokens = [], 0
     for number in range(len(ours)):
         batch = number * 7919 % len(ours)
@@ -176,7 +212,7 @@ def _fit_layer_attention(
         tokens += samples[-1][0][0, :, 0, :, 0].numel()
         if tokens >= ATTENTION_TOKENS:
             break
-    fit_attention(attached(ours.model, ours.encoder, index), samples, damping=choices.damping)
+    fit_attention(attention, samples, damping=choices.damping)
 
 
 def _split_heads(x: Tensor, encoder: Encoder) -> Tensor:

@@ -1,107 +1,18 @@
 """Closed forms: weight scales, signs and low-rank estimators that minimise the output error.
 
-All of it follows from second moments, so no function here sees data: memory is O(in^2 + in*out)
-however much text the moments were gathered from.
+All of it follows from second moments (`convert.moments`), so no function here sees data.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bipft_compress.convert.moments import Covariances
+from bipft_compress.nn import sign
 from bipft_compress.recipe import Initialisation
-
-_CHUNK = 8192
-"""Tokens that are gathered before their products are added."""
-
-
-def _zeros(*shape: int) -> Tensor:
-    return torch.zeros(*shape, dtype=torch.float64)
-
-
-@dataclass
-class LinearMoments:
-    """Moments of a binary linear layer's input x, its codes b, and the wanted output y.
-
-    Accumulated in fp32 per batch and summed in fp64.
-
-    Args:
-        in_features: width of x and b.
-        out_features: width of y.
-    """
-
-    in_features: int
-    out_features: int
-
-    def __post_init__(self) -> None:
-        n, m = self.in_features, self.out_features
-        self.count = 0
-        self.x, self.b, self.y, self.yy = _zeros(n), _zeros(n), _zeros(m), _zeros(m)
-        self.xx, self.bb, self.bx = _zeros(n, n), _zeros(n, n), _zeros(n, n)
-        self.yx, self.yb = _zeros(m, n), _zeros(m, n)
-        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def update(self, x: Tensor, b: Tensor, y: Tensor) -> None:
-        """Add a batch: `x` and `b` (tokens, in), `y` (tokens, out)."""
-        self._waiting.append((x, b, y))
-        # Products of many tokens at a time: adding up (in, in) matrices costs as much as a product.
-        if sum(len(part[0]) for part in self._waiting) >= _CHUNK:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        x, b, y = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
-        self._waiting.clear()
-        self.count += len(x)
-        self.x += x.sum(0)
-        self.b += b.sum(0)
-        self.y += y.sum(0)
-        self.yy += y.square().sum(0)
-        self.xx += x.T @ x
-        self.bb += b.T @ b
-        self.bx += b.T @ x
-        self.yx += y.T @ x
-        self.yb += y.T @ b
-
-    def centred(self) -> Covariances:
-        """Covariances of everything gathered so far."""
-        self._flush()
-        n = self.count
-        x, b, y = self.x / n, self.b / n, self.y / n
-        return Covariances(
-            mean_x=x,
-            mean_b=b,
-            mean_y=y,
-            xx=self.xx / n - torch.outer(x, x),
-            bb=self.bb / n - torch.outer(b, b),
-            bx=self.bx / n - torch.outer(b, x),
-            yx=self.yx / n - torch.outer(y, x),
-            yb=self.yb / n - torch.outer(y, b),
-            yy=self.yy / n - y * y,
-        )
-
-
-@dataclass(frozen=True)
-class Covariances:
-    """Means and covariances of x, b (in) and y (out); ``yy`` is the variance of each output."""
-
-    mean_x: Tensor
-    mean_b: Tensor
-    mean_y: Tensor
-    xx: Tensor
-    bb: Tensor
-    bx: Tensor
-    yx: Tensor
-    yb: Tensor
-    yy: Tensor
-
-    def outputs(self, rows: slice) -> Covariances:
-        """The same for some of the outputs: layers that read one input share its moments."""
-        parts = {name: getattr(self, name)[rows] for name in ("mean_y", "yx", "yb", "yy")}
-        return replace(self, **parts)
 
 
 @dataclass(frozen=True)
@@ -113,7 +24,7 @@ class LinearFit:
     bias: Tensor
     up: Tensor
     down: Tensor
-    error: float
+    error: float | None = None
     """Remaining squared error over the variance of y, on the tokens of the moments."""
 
 
@@ -222,13 +133,14 @@ class _State:
     """A linear layer half fitted: what an estimator's start may look at."""
 
     weight: Tensor
-    moments: Covariances
+    moments: Covariances | None
     activation_scale: float
     signs: Tensor
     scale: Tensor
 
     def regression(self, rank: int, damping: float) -> tuple[Tensor, Tensor]:
         m = self.moments
+        assert m is not None
         residual = m.yx - self.scale.unsqueeze(1) * (self.signs @ m.bx)
         return reduced_rank_regression(residual, m.xx, rank, damping)
 
@@ -273,15 +185,12 @@ def fit_linear(
         choices: the recipe's `initialisation` section.
     """
     m, weight = moments, weight.to(moments.yx.dtype)
-    signs = torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
-    by_magnitude = choices.scales == "magnitude"
-    scale = weight.abs().mean(1) * activation_scale
-    if not by_magnitude:
-        scale = least_squares_scale(signs, m.yb, m.bb)
+    signs = sign(weight)
+    scale = least_squares_scale(signs, m.yb, m.bb)
     state = _State(weight, m, activation_scale, signs, scale)
     estimate = _STARTS[choices.method]
     up, down = estimate(state, rank, choices.damping)
-    for _ in range(0 if by_magnitude else choices.refits):
+    for _ in range(choices.refits):
         target = m.yb - up @ (down @ m.bx.T)
         state.signs = descend_signs(state.signs, state.scale, target, m.bb, choices.sign_sweeps)
         state.scale = least_squares_scale(state.signs, target, m.bb)
@@ -290,6 +199,25 @@ def fit_linear(
     signs, scale = state.signs, state.scale
     bias = m.mean_y - scale * (signs @ m.mean_b) - up @ (down @ m.mean_x)
     return LinearFit(signs, scale, bias, up, down, _error(m, signs, scale, up, down))
+
+
+def fit_by_magnitude(
+    weight: Tensor, bias: Tensor, *, rank: int, activation_scale: float, method: str
+) -> LinearFit:
+    """The papers' start: the sign and the mean magnitude of each row, whatever the data.
+
+    Args:
+        weight: full-precision weight, (out, in).
+        bias: of the layer, (out,); stays as it is.
+        rank: of the estimator.
+        activation_scale: what a code of 1 stands for.
+        method: where the estimator starts; not ``regression``, which is of data.
+    """
+    weight = weight.double()
+    signs, scale = sign(weight), weight.abs().mean(1) * activation_scale
+    state = _State(weight, None, activation_scale, signs, scale)
+    up, down = _STARTS[method](state, rank, 0.0)
+    return LinearFit(signs, scale, bias, up, down)
 
 
 def _error(m: Covariances, signs: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> float:

@@ -22,6 +22,7 @@ from bipft_compress.nn import (
     HeadwiseEstimator,
     LowRankEstimator,
     RowRounding,
+    SharedEstimator,
     SignEmbedding,
 )
 from bipft_compress.recipe import Recipe
@@ -110,7 +111,7 @@ def _storage(path: str, name: str, module: nn.Module, encoder: Encoder, recipe: 
         return Storage(full, "number", 32)
     bits: int = recipe.kept.vectors
     key = "kept.vectors"
-    if isinstance(module, (LowRankEstimator, HeadwiseEstimator)):
+    if isinstance(module, (LowRankEstimator, HeadwiseEstimator, SharedEstimator)):
         bits, key = recipe.estimators.bits, "estimators.bits"
     elif kind:
         bits, key = getattr(recipe.kept, kind.removeprefix("kept.")), kind

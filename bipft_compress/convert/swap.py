@@ -109,6 +109,7 @@ def _swap_linear(
 
 def _attention(encoder: Encoder, recipe: Recipe) -> BinaryAttention:
     ranks = recipe.estimators.ranks()
+    from_hidden = recipe.estimators.attention_reads == "hidden-states"
     for kind in ("scores", "context"):
         _check_rank(kind, ranks[kind], encoder.head_dim, f"a head of width {encoder.head_dim}")
     return BinaryAttention(
@@ -120,6 +121,8 @@ def _attention(encoder: Encoder, recipe: Recipe) -> BinaryAttention:
         context_rank=ranks["context"],
         clip=recipe.activations.clip,
         elastic=recipe.activations.elastic,
+        boolean=recipe.activations.attention == "boolean",
+        hidden_size=encoder.hidden_size if from_hidden else 0,
     )
 
 

@@ -7,7 +7,7 @@ from bipft_compress.nn.embedding import (
     SignEmbedding,
     TiedDecoder,
 )
-from bipft_compress.nn.estimator import HeadwiseEstimator, LowRankEstimator
+from bipft_compress.nn.estimator import HeadwiseEstimator, LowRankEstimator, SharedEstimator
 from bipft_compress.nn.linear import BinaryLinear
 from bipft_compress.nn.quantizers import (
     quantize_activation,
@@ -26,6 +26,7 @@ __all__ = [
     "HeadwiseEstimator",
     "LowRankEstimator",
     "RowRounding",
+    "SharedEstimator",
     "SignEmbedding",
     "TiedDecoder",
     "quantize_activation",

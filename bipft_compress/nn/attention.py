@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bipft_compress.nn.estimator import HeadwiseEstimator
+from bipft_compress.nn.estimator import HeadwiseEstimator, SharedEstimator
 from bipft_compress.nn.quantizers import (
     quantize_activation,
+    quantize_boolean,
     quantize_probability,
+    scaled_gradient,
 )
 
 SMALLEST_SCALE = 1e-4
@@ -30,6 +32,10 @@ class BinaryAttention(nn.Module):
     the activation side of the products and have `bits` bits; keys and values are the weight side,
     packed like weights, with `key_value_bits`.
 
+    With `boolean` there is no softmax and ``pb = probability_scale * [score >= 0]``: the
+    Bi-Attention of BiBERT (Qin et al. 2022). With `hidden_size` the estimators read the hidden
+    states instead of q, k and v: see `SharedEstimator`.
+
     Args:
         heads: number of attention heads.
         head_dim: width of a head.
@@ -38,7 +44,11 @@ class BinaryAttention(nn.Module):
         score_rank: rank of the estimator of the scores, per head; 0 for none.
         context_rank: rank of the estimator of the context, per head; 0 for none.
         clip: see `quantize_activation`.
-        elastic: see `quantize_activation`.
+        elastic: learn the scales through the codes too; see `quantize_activation` and
+            `scaled_gradient`.
+        boolean: Bi-Attention; `bits` must be 1.
+        hidden_size: width of the hidden states, for estimators that read them; 0 for those that
+            read q, k and v.
     """
 
     def __init__(
@@ -52,6 +62,8 @@ class BinaryAttention(nn.Module):
         context_rank: int = 0,
         clip: float = 1.0,
         elastic: bool = False,
+        boolean: bool = False,
+        hidden_size: int = 0,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -60,6 +72,7 @@ class BinaryAttention(nn.Module):
         self.key_value_bits = key_value_bits
         self.clip = clip
         self.elastic = elastic
+        self.boolean = boolean
         self.query_shift = nn.Parameter(torch.zeros(heads, 1, head_dim))
         self.key_shift = nn.Parameter(torch.zeros(heads, 1, head_dim))
         self.value_shift = nn.Parameter(torch.zeros(heads, 1, head_dim))
@@ -70,19 +83,31 @@ class BinaryAttention(nn.Module):
         self.probability_scale = nn.Parameter(torch.full((heads, 1, 1), 0.1))
         self.value_scale = nn.Parameter(torch.ones(heads, 1, head_dim))
         self.context_bias = nn.Parameter(torch.zeros(heads, 1, head_dim))
-        self.score_estimator = (
-            HeadwiseEstimator(heads, head_dim, score_rank) if score_rank else None
-        )
-        self.context_estimator = (
-            HeadwiseEstimator(heads, head_dim, context_rank) if context_rank else None
-        )
+        self.score_estimator: HeadwiseEstimator | None = None
+        self.context_estimator: HeadwiseEstimator | None = None
+        self.shared_estimator: SharedEstimator | None = None
+        if hidden_size:
+            if score_rank or context_rank:
+                self.shared_estimator = SharedEstimator(
+                    hidden_size, head_dim, score_rank, context_rank
+                )
+            return
+        if score_rank:
+            self.score_estimator = HeadwiseEstimator(heads, head_dim, score_rank)
+        if context_rank:
+            self.context_estimator = HeadwiseEstimator(heads, head_dim, context_rank)
 
     def _codes(self, x: Tensor, name: str, bits: int) -> Tensor:
         shift, scale = getattr(self, f"{name}_shift"), getattr(self, f"{name}_clip")
+        if self.elastic:
+            scale = scaled_gradient(scale, x.numel() // self.heads, bits)
         return quantize_activation(x - shift, scale, bits, self.clip, self.elastic)
 
-    def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        """Scores before mask and softmax, (batch, heads, queries, keys)."""
+    def scores(self, query: Tensor, key: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Scores before mask and softmax, (batch, heads, queries, keys).
+
+        `hidden`, (batch, length, hidden), is what a `SharedEstimator` reads.
+        """
         queries = self._codes(query, "query", self.bits)
         keys = self._codes(key, "key", self.key_value_bits).transpose(-1, -2)
         # Integers first when it counts, see `BinaryLinear`; scales on the smaller side in training.
@@ -92,12 +117,21 @@ class BinaryAttention(nn.Module):
             scores = (queries @ keys) * self.score_scale
         if self.score_estimator is not None:
             scores = scores + self.score_estimator.scores(query, key)
+        shared = self.shared_estimator
+        if shared is not None and shared.score_rank and hidden is not None:
+            scores = scores + shared.scores(hidden)
         return scores
 
     @property
     def probability_step(self) -> Tensor:
         """The value of a probability's code 1, (heads, 1, 1); always positive."""
         return self.probability_scale.clamp_min(SMALLEST_SCALE)
+
+    def _step(self, probabilities: Tensor) -> Tensor:
+        step = self.probability_step
+        if not self.elastic:
+            return step
+        return scaled_gradient(step, probabilities.numel() // self.heads, self.bits)
 
     def probability_codes(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         """Codes of probabilities (batch, heads, queries, keys), 0 wherever the mask forbids.
@@ -109,7 +143,10 @@ class BinaryAttention(nn.Module):
                 scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
             else:
                 scores = scores + mask
-        codes = quantize_probability(scores.softmax(-1), self.probability_step, self.bits)
+        if self.boolean:
+            codes = quantize_boolean(scores)
+        else:
+            codes = quantize_probability(scores.softmax(-1), self._step(scores), self.bits)
         if mask is not None:
             # A row that may attend to nothing has a uniform softmax: no code of it may survive.
             # An additive mask may carry finite position biases beside its "never".
@@ -117,9 +154,11 @@ class BinaryAttention(nn.Module):
             codes = codes.masked_fill(never, 0.0)
         return codes
 
-    def context(self, probability_codes: Tensor, value: Tensor) -> Tensor:
-        """Context per head, (batch, heads, queries, head_dim)."""
-        scale = self.probability_step
+    def context(
+        self, probability_codes: Tensor, value: Tensor, hidden: Tensor | None = None
+    ) -> Tensor:
+        """Context per head, (batch, heads, queries, head_dim); `hidden` as for `scores`."""
+        scale = self._step(probability_codes)
         values = self._codes(value, "value", self.key_value_bits)
         if self.training:
             context = (probability_codes * scale) @ (values * self.value_scale)
@@ -128,13 +167,22 @@ class BinaryAttention(nn.Module):
         context = context + self.context_bias
         if self.context_estimator is not None:
             context = context + self.context_estimator.context(probability_codes * scale, value)
+        shared = self.shared_estimator
+        if shared is not None and shared.context_rank and hidden is not None:
+            context = context + shared.context(probability_codes * scale, hidden)
         return context
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
-        """Context per head from q, k, v of shape (batch, heads, length, head_dim)."""
-        return self.context(self.probability_codes(self.scores(query, key), mask), value)
+        """Context per head from q, k, v (batch, heads, length, head_dim); `hidden`: `scores`."""
+        codes = self.probability_codes(self.scores(query, key, hidden), mask)
+        return self.context(codes, value, hidden)
 
     @torch.no_grad()
     def accumulate_scores(self, query: Tensor, key: Tensor) -> Tensor:

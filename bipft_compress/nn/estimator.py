@@ -32,6 +32,62 @@ class LowRankEstimator(nn.Module):
         return F.linear(F.linear(x, self.down), self.up)
 
 
+class SharedEstimator(nn.Module):
+    """The estimators of BiPFT-B: projections of the hidden states, shared by all heads.
+
+    The residual polynomial ``Qb Ek^T + Eq Kb^T + Eq Ek^T`` is modelled by small projections of the
+    hidden states x, two a side: ``main`` for the binary part and ``residual`` for what it leaves
+    out; another one models the residual of the values (BiPFT, Xing et al. 2024, section 3.3,
+    which has rank 1). Starts at zero: see `start`.
+
+    Args:
+        hidden_size: width of the hidden states.
+        head_dim: width of a head.
+        score_rank: of each projection for the scores; 0 for none.
+        context_rank: of the projection for the values; 0 for none.
+    """
+
+    def __init__(self, hidden_size: int, head_dim: int, score_rank: int, context_rank: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.score_rank, self.context_rank = score_rank, context_rank
+        if score_rank:
+            self.query_main = nn.Parameter(torch.zeros(hidden_size, score_rank))
+            self.query_residual = nn.Parameter(torch.zeros(hidden_size, score_rank))
+            self.key_main = nn.Parameter(torch.zeros(hidden_size, score_rank))
+            self.key_residual = nn.Parameter(torch.zeros(hidden_size, score_rank))
+        if context_rank:
+            self.value_down = nn.Parameter(torch.zeros(hidden_size, context_rank))
+            self.value_up = nn.Parameter(torch.zeros(context_rank, head_dim))
+
+    @property
+    def rank(self) -> int:
+        return max(self.score_rank, self.context_rank)
+
+    @torch.no_grad()
+    def start(self, *, at_random: bool, spread: float = 0.02) -> None:
+        """Draw the projections; unless `at_random`, those that make the sum differ from 0 stay 0.
+
+        Half of them must differ from zero, or none would ever get a gradient.
+        """
+        for name, parameter in self.named_parameters():
+            if at_random or name in ("query_main", "key_main", "value_down"):
+                parameter.normal_(0.0, spread)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Residual scores (batch, 1, queries, keys) of hidden states (batch, length, hidden)."""
+        query_main, query_residual = hidden @ self.query_main, hidden @ self.query_residual
+        key_main, key_residual = hidden @ self.key_main, hidden @ self.key_residual
+        # q_m k_p^T + q_p k_m^T + q_p k_p^T as one product.
+        queries = torch.cat([query_main + query_residual, query_residual], -1)
+        keys = torch.cat([key_residual, key_main], -1)
+        return (queries @ keys.transpose(-1, -2)).unsqueeze(1)
+
+    def context(self, probabilities: Tensor, hidden: Tensor) -> Tensor:
+        """Residual context (batch, heads, queries, head_dim) of the same."""
+        return (probabilities @ (hidden @ self.value_down).unsqueeze(1)) @ self.value_up
+
+
 class HeadwiseEstimator(nn.Module):
     """Two low-rank maps per attention head, read from the queries, keys or values themselves.
 
@@ -48,6 +104,13 @@ class HeadwiseEstimator(nn.Module):
         super().__init__()
         self.left = nn.Parameter(torch.zeros(heads, head_dim, rank))
         self.right = nn.Parameter(torch.zeros(heads, head_dim, rank))
+
+    @torch.no_grad()
+    def start(self, *, at_random: bool, spread: float = 0.02) -> None:
+        """Draw both maps, or only the first: the sum is 0 then, but gets a gradient."""
+        self.left.normal_(0.0, spread)
+        if at_random:
+            self.right.normal_(0.0, spread)
 
     @property
     def rank(self) -> int:

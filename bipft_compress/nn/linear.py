@@ -7,7 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bipft_compress.nn.estimator import LowRankEstimator
-from bipft_compress.nn.quantizers import quantize_activation, signed_codes, weight_sign
+from bipft_compress.nn.quantizers import (
+    quantize_activation,
+    scaled_gradient,
+    signed_codes,
+    weight_sign,
+)
 
 
 class BinaryLinear(nn.Module):
@@ -29,7 +34,8 @@ class BinaryLinear(nn.Module):
         bits: bits of an activation: 1, 2, 4 or 8.
         rank: rank of the residual estimator; 0 for none.
         clip: see `quantize_activation`.
-        elastic: see `quantize_activation`.
+        elastic: learn the activation scale through the codes too; see `quantize_activation` and
+            `scaled_gradient`.
     """
 
     def __init__(
@@ -61,10 +67,11 @@ class BinaryLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` of shape (..., in) to (..., out)."""
-        codes = quantize_activation(
-            x - self.shift, self.activation_scale, self.bits, self.clip, self.elastic
-        )
-        scale = self.activation_scale * self.weight_scale
+        step: Tensor = self.activation_scale
+        if self.elastic:
+            step = scaled_gradient(step, x.numel(), self.bits)
+        codes = quantize_activation(x - self.shift, step, self.bits, self.clip, self.elastic)
+        scale = step * self.weight_scale
         if self.training:
             # The scales go into the small weight matrix, not onto the large output: a pass less.
             y = F.linear(codes, weight_sign(self.weight) * scale.unsqueeze(1), self.bias)

@@ -76,6 +76,22 @@ def quantize_activation(
     return codes
 
 
+def scaled_gradient(scale: Tensor, count: int, bits: int) -> Tensor:
+    """`scale` itself, with a gradient of ``1 / sqrt(count * (2^k - 1))`` times its own.
+
+    A scale gathers the gradients of all the numbers it stands for; this brings it back to the size
+    of theirs (learned step size, Esser et al. 2020, section 2.2; BiT, Liu et al. 2022).
+
+    Args:
+        scale: of codes, any shape.
+        count: numbers that one element of `scale` stands for.
+        bits: of a code.
+    """
+    factor = (count * (2**bits - 1)) ** -0.5
+    scaled: Tensor = scale * factor + (scale * (1 - factor)).detach()
+    return scaled
+
+
 class _WeightSign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
@@ -107,6 +123,16 @@ def straight_through_round(x: Tensor) -> Tensor:
     """Round half upwards; the gradient is the identity."""
     rounded: Tensor = _Round.apply(x)  # type: ignore[no-untyped-call]
     return rounded
+
+
+def quantize_boolean(scores: Tensor) -> Tensor:
+    """Bi-Attention's ``[score >= 0]``, without softmax (BiBERT, Qin et al. 2022, eq. 9).
+
+    Returns:
+        1 or 0 in the shape of `scores`; the gradient is straight-through where ``|score| <= 1``.
+    """
+    one = torch.ones((), dtype=scores.dtype, device=scores.device)
+    return (quantize_activation(scores, one) + 1) / 2
 
 
 def quantize_probability(p: Tensor, scale: Tensor, bits: int = 1) -> Tensor:

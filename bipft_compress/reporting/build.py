@@ -86,7 +86,7 @@ def build_report(
             activation=shape.activation,
             parameters=parameters,
         ),
-        recipe=recipe.model_dump(),
+        recipe=recipe.model_dump(mode="json"),
         batch=batch,
         sequence_length=sequence_length,
         operations=count_operations(shape),

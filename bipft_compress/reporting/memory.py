@@ -16,6 +16,7 @@ from bipft_compress.nn import (
     HeadwiseEstimator,
     LowRankEstimator,
     RowRounding,
+    SharedEstimator,
     SignEmbedding,
 )
 from bipft_compress.recipe import Recipe
@@ -122,6 +123,7 @@ def _known(path: str, module: nn.Module, recipe: Recipe) -> Iterator[MemoryPart]
         )
         yield from _estimator(f"{path}.score_estimator", module.score_estimator, recipe)
         yield from _estimator(f"{path}.context_estimator", module.context_estimator, recipe)
+        yield from _estimator(f"{path}.shared_estimator", module.shared_estimator, recipe)
     elif isinstance(module, SignEmbedding):
         rows, columns = module.num_embeddings, module.embedding_dim
         size = packed(rows, columns, 1) + packed(rows, 1, ROW_SCALE_BITS)
@@ -132,7 +134,7 @@ def _known(path: str, module: nn.Module, recipe: Recipe) -> Iterator[MemoryPart]
 
 
 def _estimator(
-    path: str, module: LowRankEstimator | HeadwiseEstimator | None, recipe: Recipe
+    path: str, module: LowRankEstimator | HeadwiseEstimator | SharedEstimator | None, recipe: Recipe
 ) -> Iterator[MemoryPart]:
     if module is None:
         return

@@ -75,9 +75,10 @@ def _embeddings(shape: ModelShape) -> Iterator[OperationPart]:
 def _layer(shape: ModelShape, layer: LayerShape) -> Iterator[OperationPart]:
     tokens, linears, attention = shape.tokens, layer.linears, layer.attention
     up, down = linears["ffn_up"], linears["ffn_down"]
-    float_query = bool(linears["query"].rank or attention.score_rank)
-    float_key = bool(linears["key"].rank or attention.score_rank)
-    float_value = bool(linears["value"].rank or attention.context_rank)
+    by_heads = attention.hidden_size == 0
+    float_query = bool(linears["query"].rank or (attention.score_rank and by_heads))
+    float_key = bool(linears["key"].rank or (attention.score_rank and by_heads))
+    float_value = bool(linears["value"].rank or (attention.context_rank and by_heads))
     float_context = bool(attention.context_rank or linears["attention_output"].rank)
     float_up = bool(up.rank or down.rank)
 
@@ -175,20 +176,10 @@ def _attention(
         )
     macs = scores * attention.head_dim
     yield product_part(f"{path} (scores)", "attention", macs, bits, kv_bits)
-    if attention.score_rank:
-        rank = attention.score_rank
-        projections = 2 * tokens * attention.heads * attention.head_dim * rank
-        yield estimator_part(
-            f"{path}.score_estimator", projections + scores * rank, f"rank {rank} a head"
-        )
+    yield from _score_estimator(shape, attention)
     yield from _softmax(attention, scores)
     yield product_part(f"{path} (context)", "attention", macs, bits, kv_bits)
-    if attention.context_rank:
-        rank = attention.context_rank
-        projections = 2 * tokens * attention.heads * attention.head_dim * rank
-        yield estimator_part(
-            f"{path}.context_estimator", projections + scores * rank, f"rank {rank} a head"
-        )
+    yield from _context_estimator(shape, attention)
     yield elementwise_part(
         f"{path} (context scale)",
         "epilogue",
@@ -198,9 +189,51 @@ def _attention(
     )
 
 
+def _score_estimator(shape: ModelShape, attention: AttentionShape) -> Iterator[OperationPart]:
+    rank, pairs = attention.score_rank, shape.tokens * shape.length
+    if not rank:
+        return
+    if attention.hidden_size:
+        # Four projections of the hidden states; their outer products are added to each head's.
+        macs = 4 * shape.tokens * attention.hidden_size * rank + 2 * pairs * rank
+        yield estimator_part(f"{attention.path}.shared_estimator (scores)", macs, f"rank {rank}")
+        adds = costs.ADD * pairs * attention.heads
+        yield elementwise_part(
+            f"{attention.path} (estimated scores)", "estimator", 0, adds, "added in each head"
+        )
+        return
+    macs = (2 * shape.tokens * attention.width + pairs * attention.heads) * rank
+    yield estimator_part(f"{attention.path}.score_estimator", macs, f"rank {rank} a head")
+
+
+def _context_estimator(shape: ModelShape, attention: AttentionShape) -> Iterator[OperationPart]:
+    rank, mixed = attention.context_rank, shape.tokens * shape.length * attention.heads
+    if not rank:
+        return
+    width = attention.width
+    macs = (2 * shape.tokens * width + mixed) * rank
+    name, note = "context_estimator", f"rank {rank} a head"
+    if attention.hidden_size:
+        macs = (shape.tokens * (attention.hidden_size + width) + mixed) * rank
+        name, note = "shared_estimator (context)", f"rank {rank}"
+    yield estimator_part(f"{attention.path}.{name}", macs, note)
+
+
 def _softmax(attention: AttentionShape, scores: int) -> Iterator[OperationPart]:
     # One bit on both sides and nothing added: a score is one of head_dim + 1 integers.
     by_table = attention.bits == attention.key_value_bits == 1 and attention.score_rank == 0
+    if attention.boolean:
+        yield elementwise_part(
+            f"{attention.path} (softmax)",
+            "softmax",
+            costs.SOFTMAX * scores,
+            costs.FLOAT_OUTPUT * scores if attention.score_rank else 0,
+            "Bi-Attention: scores are compared with 0",
+        )
+        yield codes_part(
+            f"{attention.path} (probability codes)", scores, 1, is_float=attention.score_rank > 0
+        )
+        return
     yield elementwise_part(
         f"{attention.path} (softmax)",
         "softmax",

@@ -41,6 +41,10 @@ class AttentionShape:
     key_value_bits: int
     score_rank: int
     context_rank: int
+    boolean: bool = False
+    """Bi-Attention, without softmax."""
+    hidden_size: int = 0
+    """Width of the hidden states, where the estimators read them; 0 where they read heads."""
 
     @property
     def width(self) -> int:
@@ -167,15 +171,25 @@ def _layer(model: PreTrainedModel, encoder: Encoder, index: int) -> LayerShape:
 
 
 def _attention(path: str, module: BinaryAttention) -> AttentionShape:
-    scores, context = module.score_estimator, module.context_estimator
+    scores, context, shared = (
+        module.score_estimator,
+        module.context_estimator,
+        module.shared_estimator,
+    )
+    score_rank = 0 if scores is None else scores.rank
+    context_rank = 0 if context is None else context.rank
+    if shared is not None:
+        score_rank, context_rank = shared.score_rank, shared.context_rank
     return AttentionShape(
         path=path,
         heads=module.heads,
         head_dim=module.head_dim,
         bits=module.bits,
         key_value_bits=module.key_value_bits,
-        score_rank=0 if scores is None else scores.rank,
-        context_rank=0 if context is None else context.rank,
+        score_rank=score_rank,
+        context_rank=context_rank,
+        boolean=module.boolean,
+        hidden_size=0 if shared is None else shared.hidden_size,
     )
 
 

@@ -23,6 +23,7 @@ from bipft_compress.runtime.parameters import (
     LinearParameters,
     LowRank,
     NormParameters,
+    SharedLowRank,
 )
 from bipft_compress.runtime.program import compile_layer
 
@@ -42,6 +43,7 @@ class LayerFacts:
     activation: str
     bits: int
     key_value_bits: int
+    boolean: bool = False
 
 
 def layer_parameters(tensors: Mapping[str, Tensor], facts: LayerFacts) -> LayerParameters:
@@ -93,6 +95,18 @@ def _attention(own: Mapping[str, Tensor], facts: LayerFacts) -> AttentionParamet
             return None
         return HeadwiseLowRank(own[f"{name}.left"], own[f"{name}.right"])
 
+    def shared() -> SharedLowRank | None:
+        part = _below(own, "shared_estimator")
+        if not part:
+            return None
+        queries = keys = None
+        if "query_main" in part:
+            # The sum before the product, as in training: rounding must not differ.
+            residual = part["query_residual"]
+            queries = torch.cat([part["query_main"] + residual, residual], 1)
+            keys = torch.cat([part["key_residual"], part["key_main"]], 1)
+        return SharedLowRank(queries, keys, part.get("value_down"), part.get("value_up"))
+
     by_channel = ("query_shift", "key_shift", "value_shift", "value_scale", "context_bias")
     by_head = ("query_clip", "key_clip", "value_clip", "score_scale")
     return AttentionParameters(
@@ -103,6 +117,8 @@ def _attention(own: Mapping[str, Tensor], facts: LayerFacts) -> AttentionParamet
         probability_scale=own["probability_scale"].flatten().clamp_min(SMALLEST_SCALE),
         score_estimator=headwise("score_estimator"),
         context_estimator=headwise("context_estimator"),
+        shared_estimator=shared(),
+        boolean=facts.boolean,
     )
 
 
@@ -186,9 +202,7 @@ def make_layer(tensors: Mapping[str, Tensor], facts: LayerFacts) -> PackedLayer 
         program = compile_layer(layer_parameters(tensors, facts), path)
         if program is not None:
             return CompiledLayer(program, path)
-        logger.info(
-            "the kernels do not know the activation %r: using the reference", facts.activation
-        )
+        logger.info("the kernels do not know a part of this model's layers: using the reference")
     return PackedLayer(tensors, facts)
 
 

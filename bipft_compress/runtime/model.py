@@ -21,9 +21,9 @@ from bipft_compress.families import Encoder, EncoderLayer, get_module, set_modul
 from bipft_compress.nn import FrequencyAwareEmbedding, SignEmbedding
 from bipft_compress.recipe import Recipe
 from bipft_compress.record import WEIGHTS, Record
-from bipft_compress.runtime.artefact import is_packed, read_recipe, read_record, read_tensors
+from bipft_compress.runtime.artefact import KEY, is_packed, read_recipe, read_record, read_tensors
 from bipft_compress.runtime.bits import unpack_fields
-from bipft_compress.runtime.codec import packed_like
+from bipft_compress.runtime.codec import packed_like, unpack_state
 from bipft_compress.runtime.embedding import (
     PackedDecoder,
     PackedEmbedding,
@@ -51,6 +51,35 @@ def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     path = Path(directory)
     if not is_packed(path):
         return checkpoint.load(path)
+    skeleton, tensors, record = _read(path)
+    return skeleton.fill(tensors), checkpoint.load_tokenizer(path), record
+
+
+def unpack(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Record]:
+    """Read a packed artefact as a training model that computes the same.
+
+    For what trains beside frozen weights, such as adapters: of the latent weights only the signs
+    are left, so that they themselves would not train well.
+
+    Returns:
+        The model in evaluation mode, its tokenizer and its record.
+
+    Raises:
+        CheckpointError: see `load`.
+    """
+    path = Path(directory)
+    skeleton, tensors, record = _read(path)
+    config = checkpoint.load_config(path)
+    # What is made is not packed.
+    delattr(config, KEY)
+    model = checkpoint.model_from_config(config)
+    swap(model, skeleton.recipe)
+    state = model.state_dict()
+    model.load_state_dict(unpack_state(tensors, skeleton.plan, state), strict=False)
+    return model.eval(), checkpoint.load_tokenizer(path), record
+
+
+def _read(path: Path) -> tuple[Skeleton, dict[str, Tensor], Record]:
     recipe = read_recipe(path)
     record = read_record(path, recipe)
     try:
@@ -59,8 +88,7 @@ def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         raise CheckpointError(
             f"The configuration of {path} fits no model ({first_line(error)})."
         ) from None
-    tensors = read_tensors(path / WEIGHTS, skeleton.expected(), record.tensors)
-    return skeleton.fill(tensors), checkpoint.load_tokenizer(path), record
+    return skeleton, read_tensors(path / WEIGHTS, skeleton.expected(), record.tensors), record
 
 
 class Skeleton:
@@ -121,6 +149,7 @@ class Skeleton:
             activation=self.encoder.activation,
             bits=self.recipe.activations.bits,
             key_value_bits=self.recipe.activations.key_value_bits,
+            boolean=self.recipe.activations.attention == "boolean",
         )
         parts = layer.linears | {
             "attention": f"{layer.attention}.{ATTRIBUTE}",

@@ -47,6 +47,20 @@ class HeadwiseLowRank:
 
 
 @dataclass(frozen=True)
+class SharedLowRank:
+    """Projections of the hidden states for all heads: see `nn.SharedEstimator`. All fp32."""
+
+    queries: Tensor | None
+    """(hidden, 2 * rank): ``query_main + query_residual`` and ``query_residual`` side by side."""
+    keys: Tensor | None
+    """(hidden, 2 * rank): ``key_residual`` and ``key_main``."""
+    value_down: Tensor | None
+    """(hidden, rank)"""
+    value_up: Tensor | None
+    """(rank, head_dim)"""
+
+
+@dataclass(frozen=True)
 class AttentionParameters:
     """Binary attention between the projections: see `nn.BinaryAttention`. All fp32."""
 
@@ -66,6 +80,9 @@ class AttentionParameters:
     probability_scale: Tensor
     score_estimator: HeadwiseLowRank | None = None
     context_estimator: HeadwiseLowRank | None = None
+    shared_estimator: SharedLowRank | None = None
+    boolean: bool = False
+    """Bi-Attention, without softmax."""
 
 
 @dataclass(frozen=True)

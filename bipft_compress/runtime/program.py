@@ -33,8 +33,12 @@ def compile_layer(layer: LayerParameters, path: str) -> Tensor | None:
 
     Returns:
         uint8, (bytes,), or None where the kernels cannot run this layer (an activation function
-        they do not know and cannot fold, or a width above 65,534): the reference can.
+        they do not know and cannot fold, a width above 65,534, or estimators that the heads
+        share): the reference can.
     """
+    if layer.attention.shared_estimator is not None:
+        return None
+
     widest = max(linear.in_features for linear in layer.linears.values())
     folded = _fold(layer) if widest <= _WIDEST else {}
     activation = _ACTIVATIONS.get(layer.activation, _ONLY_FOLDED)
@@ -119,6 +123,7 @@ def _attention(
     layer: LayerParameters, arrays: dict[str, Tensor], numbers: dict[str, float]
 ) -> None:
     attention = layer.attention
+    numbers["attention.boolean"] = float(attention.boolean)
     for name in (
         "query_shift", "key_shift", "value_shift", "value_scale", "context_bias",
         "query_clip", "key_clip", "value_clip", "score_scale", "probability_scale",

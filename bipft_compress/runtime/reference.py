@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from bipft_compress.nn.quantizers import quantize_probability, signed_codes
+from bipft_compress.nn.quantizers import quantize_boolean, quantize_probability, signed_codes
 from bipft_compress.runtime.bits import unpack_signs
 from bipft_compress.runtime.parameters import (
     LayerParameters,
@@ -35,7 +35,7 @@ def encoder_layer(x: Tensor, key_mask: Tensor | None, layer: LayerParameters) ->
         linear(x, layer.linears[kind], layer.bits).unflatten(-1, (heads, -1)).transpose(1, 2)
         for kind in ("query", "key", "value")
     )
-    context = attention(query, key, value, key_mask, layer).transpose(1, 2).flatten(2)
+    context = attention(query, key, value, key_mask, layer, x).transpose(1, 2).flatten(2)
     attended = linear(context, layer.linears["attention_output"], layer.bits)
     x = norm(attended + x, layer.attention_norm)
     up = ACT2FN[layer.activation](linear(x, layer.linears["ffn_up"], layer.bits))
@@ -55,33 +55,58 @@ def linear(x: Tensor, layer: LinearParameters, bits: int) -> Tensor:
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, layer: LayerParameters
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_mask: Tensor | None,
+    layer: LayerParameters,
+    hidden: Tensor,
 ) -> Tensor:
-    """Context per head from q, k, v, all (batch, heads, length, head_dim): `nn.BinaryAttention`."""
+    """Context per head from q, k, v, all (batch, heads, length, head_dim): `nn.BinaryAttention`.
+
+    `hidden`, (batch, length, hidden), is what estimators shared by the heads read.
+    """
     facts, key_bits = layer.attention, layer.key_value_bits
+    shared = facts.shared_estimator
     codes = _codes(query, facts.query_shift, facts.query_clip, layer.bits)
     keys = _codes(key, facts.key_shift, facts.key_clip, key_bits)
     scores = (codes @ keys.transpose(-1, -2)) * _by_head(facts.score_scale)
     if facts.score_estimator is not None:
         left, right = facts.score_estimator.left, facts.score_estimator.right
         scores = scores + (query @ left) @ (key @ right).transpose(-1, -2)
+    if shared is not None and shared.queries is not None and shared.keys is not None:
+        scores = scores + _products(hidden @ shared.queries, hidden @ shared.keys)
     scale = _by_head(facts.probability_scale)
-    p = _probability_codes(scores, scale, key_mask, layer.bits)
+    p = _probability_codes(scores, scale, key_mask, layer)
     values = _codes(value, facts.value_shift, facts.value_clip, key_bits)
     context = (p @ values) * (scale * facts.value_scale.unsqueeze(1))
     context = context + facts.context_bias.unsqueeze(1)
     if facts.context_estimator is not None:
         left, right = facts.context_estimator.left, facts.context_estimator.right
         context = context + ((p * scale) @ (value @ left)) @ right.transpose(-1, -2)
+    if shared is not None and shared.value_down is not None and shared.value_up is not None:
+        values = (hidden @ shared.value_down).unsqueeze(1)
+        context = context + ((p * scale) @ values) @ shared.value_up
     return context
 
 
-def _probability_codes(scores: Tensor, scale: Tensor, key_mask: Tensor | None, bits: int) -> Tensor:
-    if key_mask is None:
-        return quantize_probability(scores.softmax(-1), scale, bits)
-    never = ~key_mask[:, None, None, :]
-    scores = scores.masked_fill(never, torch.finfo(scores.dtype).min)
-    codes = quantize_probability(scores.softmax(-1), scale, bits)
+def _products(queries: Tensor, keys: Tensor) -> Tensor:
+    """(batch, length, rank) twice to (batch, 1, queries, keys)."""
+    return (queries @ keys.transpose(-1, -2)).unsqueeze(1)
+
+
+def _probability_codes(
+    scores: Tensor, scale: Tensor, key_mask: Tensor | None, layer: LayerParameters
+) -> Tensor:
+    never = None if key_mask is None else ~key_mask[:, None, None, :]
+    if never is not None:
+        scores = scores.masked_fill(never, torch.finfo(scores.dtype).min)
+    if layer.attention.boolean:
+        codes = quantize_boolean(scores)
+    else:
+        codes = quantize_probability(scores.softmax(-1), scale, layer.bits)
+    if never is None:
+        return codes
     # A sequence of padding alone has a uniform softmax: no code of it may survive.
     return codes.masked_fill(never, 0.0)
 

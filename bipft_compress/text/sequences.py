@@ -1,37 +1,20 @@
-"""Documents to token sequences: sentences or packed chunks, cached, and batches of them."""
+"""Documents to token sequences: sentences or packed chunks."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import datasets
-import torch
-from datasets.exceptions import DatasetGenerationError
-from torch import Tensor
-from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
-from bipft_compress.errors import CorpusError, OutputError
 from bipft_compress.recipe import Text
-from bipft_compress.text.corpus import corpus_fingerprint, read_documents
 
 _T = TypeVar("_T")
 
-_FORMAT = 1  # part of the cache's key: raise it when the same input gives other sequences
 _DOCUMENTS_AT_A_TIME = 64
-_POOL = 50  # batches that are sorted by length together
-_FALLBACK_MASS = 0.05  # of a token distribution, for the words its text does not have
-_FEATURES = datasets.Features(
-    {"input_ids": datasets.List(datasets.Value("int32")), "length": datasets.Value("int32")}
-)
 
 # A run of stops counts from its first one only: dot leaders must not cost quadratic time.
 _BOUNDARY = re.compile(
@@ -99,7 +82,7 @@ def token_sequences(
         limit: most sequences to give.
     """
     unit = _packed if text.unit == "packed" else _sentences
-    batches = _chunks(documents, _DOCUMENTS_AT_A_TIME)
+    batches = chunks(documents, _DOCUMENTS_AT_A_TIME)
     sequences = chain.from_iterable(unit(batch, tokenizer, text) for batch in batches)
     kept = (sequence for sequence in sequences if len(sequence) >= text.shortest)
     total = 0
@@ -173,161 +156,8 @@ def _packed(
     ]
 
 
-def build_dataset(
-    source: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
-    text: Text,
-    *,
-    limit: int | None = None,
-    cache_dir: str | Path | None = None,
-) -> datasets.Dataset:
-    """Tokenise a corpus once: a memory-mapped data set of its sequences, cached on disk.
-
-    Args:
-        source: see `read_documents`.
-        tokenizer: of the model to train.
-        text: how text becomes sequences.
-        limit: most sequences to keep.
-        cache_dir: where data sets are kept; default is a folder in that of `datasets`.
-
-    Returns:
-        Columns `input_ids` (list of int32) and `length` (int32, in tokens).
-
-    Raises:
-        CorpusError: see `read_documents`, or no sequence is left.
-        OutputError: the cache cannot be written.
-    """
-    parts = [_FORMAT, corpus_fingerprint(source), _tokenizer_state(tokenizer), limit]
-    key = hashlib.sha256(json.dumps([*parts, text.model_dump()]).encode()).hexdigest()[:32]
-    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "bipft_compress")
-
-    def records() -> Iterator[dict[str, Any]]:
-        empty = True
-        for ids in token_sequences(read_documents(source), tokenizer, text, limit):
-            empty = False
-            yield {"input_ids": ids, "length": len(ids)}
-        if empty:
-            raise CorpusError(
-                f"The corpus {source} holds no sequence of at least {text.shortest} tokens; give "
-                "more text or lower text.shortest in the recipe."
-            )
-
-    try:
-        # The builder writes to a folder of its own and renames it when complete, under a lock.
-        return datasets.Dataset.from_generator(
-            records, features=_FEATURES, cache_dir=str(folder), fingerprint=key
-        )
-    except (DatasetGenerationError, OSError) as error:
-        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
-        if isinstance(cause, CorpusError):
-            raise cause from None
-        if isinstance(cause, OSError):
-            raise OutputError(
-                f"The cache of token sequences in {folder} cannot be written "
-                f"({cause.strerror or cause}); make room there or set HF_DATASETS_CACHE to another "
-                "directory."
-            ) from error
-        raise
-
-
-def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
-    if not tokenizer.is_fast:
-        kind = [type(tokenizer).__name__, str(tokenizer.init_kwargs)]
-        return json.dumps([*kind, tokenizer.get_vocab()], sort_keys=True)
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    # What the last call happened to leave; it does not matter to ours.
-    state["truncation"] = state["padding"] = None
-    return json.dumps(state, sort_keys=True)
-
-
-class LengthBatchSampler(Sampler[int]):
-    """Shuffled indices of which every consecutive `batch_size` have about the same length.
-
-    Each epoch shuffles the sequences, sorts pools of 50 batches by length, and shuffles the
-    batches; an incomplete batch comes last and nothing is dropped. The order depends on `seed`
-    and `epoch` alone.
-
-    Args:
-        lengths: tokens of each sequence.
-        batch_size: sequences of a batch.
-        seed: of the shuffling.
-    """
-
-    def __init__(self, lengths: Sequence[int] | Tensor, batch_size: int, seed: int = 0) -> None:
-        self._lengths = torch.as_tensor(lengths, dtype=torch.int64)
-        self._batch_size = batch_size
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        # Mixed by a hash, so that (seed 0, epoch 1) and (seed 1, epoch 0) differ.
-        mixed = hashlib.sha256(f"{self._seed},{self._epoch}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(mixed[:7]))
-        order = torch.randperm(len(self), generator=generator)
-        batches: list[Tensor] = []
-        for pool in torch.split(order, _POOL * self._batch_size):
-            by_length = pool[self._lengths[pool].argsort(stable=True)]
-            batches.extend(torch.split(by_length, self._batch_size))
-        full = len(self) // self._batch_size  # at most the last batch is not full
-        shuffled = torch.randperm(full, generator=generator).tolist()
-        for number in chain(shuffled, range(full, len(batches))):
-            yield from batches[number].tolist()
-
-
-def calibration_batches(sequences: Iterable[list[int]], batch_tokens: int) -> list[Tensor]:
-    """Sequences of equal length together, so that no batch has padding.
-
-    Args:
-        sequences: token ids.
-        batch_tokens: most tokens of a batch; a single sequence may have more.
-
-    Returns:
-        int64 tensors (sequences, length), the shortest sequences first.
-    """
-    by_length: defaultdict[int, list[list[int]]] = defaultdict(list)
-    for sequence in sequences:
-        by_length[len(sequence)].append(sequence)
-    by_length.pop(0, None)
-    return [
-        torch.tensor(batch, dtype=torch.int64)
-        for length, group in sorted(by_length.items())
-        for batch in _chunks(group, max(1, batch_tokens // length))
-    ]
-
-
-def token_frequencies(sequences: Iterable[Sequence[int]], vocab_size: int) -> Tensor:
-    """How often each token occurs, relative to all.
-
-    Words that the sequences lack would have no frequency, so 5 % of the mass follows Zipf's law,
-    1 / (id + 100), over the ids: most vocabularies are ordered by frequency. Without any sequence
-    that law is all there is.
-
-    Args:
-        sequences: token ids, each below `vocab_size`.
-        vocab_size: tokens of the vocabulary.
-
-    Returns:
-        float64 (vocab_size,), positive, of sum 1.
-    """
-    law = 1.0 / (torch.arange(vocab_size, dtype=torch.float64) + 100.0)
-    law /= law.sum()
-    counts = torch.zeros(vocab_size, dtype=torch.int64)
-    for batch in _chunks(sequences, 4096):
-        ids = torch.tensor(list(chain.from_iterable(batch)), dtype=torch.int64)
-        counts += torch.bincount(ids, minlength=vocab_size)
-    if not counts.any():
-        return law
-    return (1.0 - _FALLBACK_MASS) * (counts / counts.sum().double()) + _FALLBACK_MASS * law
-
-
-def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+def chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Lists of `size` items each, the last one maybe shorter."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,8 @@ from bipft_compress.training import losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger("bipft_compress")
 
 IGNORED_LABEL = -100
 """Label of positions that no prediction is asked for (as in transformers)."""
@@ -38,7 +41,7 @@ class Distillation:
         objective: weights of the terms.
 
     Raises:
-        RecipeError: a term needs a head that this checkpoint does not have, or there is no term.
+        RecipeError: `mlm` without a head for it, or there is no term left.
     """
 
     def __init__(
@@ -56,9 +59,12 @@ class Distillation:
             self.weights = {name: self.weights[name] for name in kept}
         else:
             teacher.eval().requires_grad_(False)
-        if not self.weights:
-            raise RecipeError("Every weight of the recipe's objective is 0: nothing to train for.")
         self._check_heads()
+        if not self.weights:
+            raise RecipeError(
+                "Nothing to train for: every weight of the recipe's objective is 0, needs a "
+                "--teacher, or a head that this checkpoint does not have."
+            )
         wanted = self.weights.keys()
         self._recorded: tuple[str, ...] = ()
         if "directions" in wanted:
@@ -74,15 +80,16 @@ class Distillation:
                 f"objective.mlm needs a masked-language-model head and {name} has none: set it to "
                 "0, or set objective.fresh_mlm_head to true and compress again."
             )
-        heads = getattr(self.student, "cls", None)
-        if "nsp" in self.weights and not hasattr(heads, "seq_relationship"):
-            raise RecipeError(
-                f"objective.nsp needs a next-sentence head and {name} has none: set it to 0."
-            )
-        if "logits" in self.weights and self.student.base_model is self.student:
-            raise RecipeError(
-                f"objective.logits needs a model with a head and {name} has none: set it to 0."
-            )
+        if not hasattr(getattr(self.student, "cls", None), "seq_relationship"):
+            self._leave_out("nsp", f"{name} has no next-sentence head")
+        if self.student.base_model is self.student:
+            self._leave_out("logits", f"{name} has no head")
+        elif self.teacher is not None and _has_fresh_head(self.teacher):
+            self._leave_out("logits", "the original's head is a fresh one, which knows nothing")
+
+    def _leave_out(self, term: str, reason: str) -> None:
+        if self.weights.pop(term, None) is not None:
+            logger.info("objective.%s is left out: %s", term, reason)
 
     @contextmanager
     def _recording(self, model: PreTrainedModel) -> Iterator[dict[str, list[Tensor]]]:
@@ -126,7 +133,7 @@ class Distillation:
             ours = model(**inputs, output_hidden_states=True)
         mask = batch["attention_mask"]
         terms = self._encoder_terms(ours.hidden_states, theirs.hidden_states, mask)
-        terms |= self._attention_terms(student_heads, teacher_heads, mask)
+        terms |= self._attention_terms(student_heads, teacher_heads, ours.hidden_states, mask)
         terms |= self._head_terms(ours, theirs, batch)
         return terms
 
@@ -152,7 +159,11 @@ class Distillation:
         return terms
 
     def _attention_terms(
-        self, ours: dict[str, list[Tensor]], theirs: dict[str, list[Tensor]], mask: Tensor
+        self,
+        ours: dict[str, list[Tensor]],
+        theirs: dict[str, list[Tensor]],
+        hidden: tuple[Tensor, ...],
+        mask: Tensor,
     ) -> dict[str, Tensor]:
         terms = {}
         layers = range(len(self.encoder.layers))
@@ -160,7 +171,7 @@ class Distillation:
             errors = []
             for i in layers:
                 attention = attached(self.student, self.encoder, i)
-                student = attention.scores(ours["query"][i], ours["key"][i])
+                student = attention.scores(ours["query"][i], ours["key"][i], hidden[i])
                 teacher = theirs["query"][i] @ theirs["key"][i].transpose(-1, -2)
                 teacher = teacher * self.encoder.head_dim**-0.5
                 errors.append(losses.attention_score_mse(student, teacher, mask))
@@ -202,3 +213,9 @@ class Distillation:
             return {}
         head = "task" if self.student.get_output_embeddings() is None else "mlm"
         return {head: outputs.logits}
+
+
+def _has_fresh_head(model: PreTrainedModel) -> bool:
+    """Whether the checkpoint was of another class, without the head that `model` has."""
+    named = model.config.architectures
+    return named is not None and type(model).__name__ not in named

@@ -77,7 +77,8 @@ def finetune(
     each of the family's ForSequenceClassification class; with `rank`, a PEFT adapter.
 
     Args:
-        directory: a binary checkpoint, or a full-precision one by directory or hub name.
+        directory: a binary checkpoint, or a full-precision one by directory or hub name; with
+            `rank` also a packed artefact.
         chosen: the task and its data.
         out: a new directory; training checkpoints lie beside it until the end.
         teacher: a fine-tuned checkpoint with the same tokenizer to distil from, usually the
@@ -96,7 +97,7 @@ def finetune(
     """
     target = Path(out)
     work = work_directory(target, resume=resume, overwrite=overwrite)
-    start = read_trainable(directory)
+    start = read_trainable(directory, frozen=rank is not None)
     options = (recipe or start.recipe).finetuning
     args = _arguments(options, start, work, steps=steps, seed=seed, rank=rank)
     task = chosen.read()
@@ -117,7 +118,11 @@ def finetune(
     with args.main_process_first():
         dataset = tokenize(student.tokenizer, task.train, model, options.sequence_length)
     collator = DataCollatorWithPadding(student.tokenizer)
-    points = fit(distillation, args, dataset, collator, resume=resume, console=console)
+    run = {
+        "task": task.name, "finetuning": options.model_dump(), "steps": args.max_steps,
+        "seed": args.seed, "lora": rank,
+    }  # fmt: skip
+    points = fit(distillation, args, dataset, collator, run=run, resume=resume, console=console)
     recorded = student.record if adapted is None else None
     if recorded is not None:
         recorded.decisions = decisions

@@ -13,7 +13,8 @@ from bipft_compress.errors import CheckpointError
 from bipft_compress.files import atomic_directory, read_json, write_atomically
 from bipft_compress.recipe import Recipe
 from bipft_compress.record import RECORD, Record
-from bipft_compress.runtime.model import load
+from bipft_compress.runtime.artefact import is_packed
+from bipft_compress.runtime.model import load, unpack
 from bipft_compress.tasks.labelled import Task
 from bipft_compress.training import lora
 
@@ -89,7 +90,7 @@ def read_classifier(directory: str | Path) -> Classifier:
         labels = read_json(path / FACTS).get("labels")
         if not isinstance(base, str) or not isinstance(labels, list):
             raise CheckpointError(f"{path} does not say what it is an adapter of.")
-        around = read_trainable(base)
+        around = read_trainable(base, frozen=True)
         recipe = around.record.recipe if around.record else None
         model, _ = with_classifier(around.model, labels, recipe)
         model = lora.load_adapters(model, path)
@@ -100,14 +101,20 @@ def read_classifier(directory: str | Path) -> Classifier:
     return read_trainable(directory)
 
 
-def read_trainable(directory: str | Path) -> Classifier:
+def read_trainable(directory: str | Path, *, frozen: bool = False) -> Classifier:
     """A full-precision or binary checkpoint that can be trained on.
 
+    Args:
+        directory: of the checkpoint.
+        frozen: only what is added to it will train; then it may be packed.
+
     Raises:
-        CheckpointError: see `checkpoint.load` and `checkpoint.load_pretrained`.
+        CheckpointError: see `checkpoint.load`, `unpack` and `checkpoint.load_pretrained`.
     """
-    if (Path(directory) / RECORD).is_file():
-        model, tokenizer, record = checkpoint.load(directory)
+    path = Path(directory)
+    if (path / RECORD).is_file():
+        read = unpack if frozen and is_packed(path) else checkpoint.load
+        model, tokenizer, record = read(path)
         return Classifier(model, tokenizer, record, class_names(model.config))
     model, tokenizer = checkpoint.load_pretrained(directory)
     return Classifier(model, tokenizer, None, class_names(model.config))

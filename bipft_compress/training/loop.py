@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,11 +16,11 @@ from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from bipft_compress.errors import OutputError, RecipeError, TrainingError
-from bipft_compress.files import check_output, storage_faults
-from bipft_compress.record import WEIGHTS
+from bipft_compress.files import check_output, read_json, storage_faults, write_atomically
+from bipft_compress.record import RECORD, WEIGHTS
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.progress import TrainingProgress
-from bipft_compress.training.trainer import DistillationTrainer, last_checkpoint
+from bipft_compress.training.trainer import COMPLETE, DistillationTrainer, last_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 WORK = "training"
 """Ending of the hidden directory that keeps training checkpoints until the result is written."""
+
+RUN = "run.json"
+"""In it: what a resumed training must have in common with the one it goes on from."""
 
 
 def training_arguments(
@@ -64,6 +68,16 @@ def training_arguments(
         raise RecipeError(f"The recipe's training section is not valid: {reason}.") from None
 
 
+def _work(target: Path) -> Path:
+    return target.parent / f".{target.name}.{WORK}"
+
+
+def unfinished(target: Path) -> bool:
+    """Whether training for `target` was cut short and left something to resume."""
+    work = _work(target)
+    return any(next(work.rglob(name), None) for name in (COMPLETE, RECORD))
+
+
 def work_directory(target: Path, *, resume: bool, overwrite: bool) -> Path:
     """Where training checkpoints for `target` lie; nothing is changed there yet.
 
@@ -71,10 +85,10 @@ def work_directory(target: Path, *, resume: bool, overwrite: bool) -> Path:
         OutputError: `target` is there already, or an unfinished run for it is.
         TrainingError: nothing to resume.
     """
-    work = target.parent / f".{target.name}.{WORK}"
+    work = _work(target)
     if not resume:
         check_output(target, overwrite)
-        if last_checkpoint(work) is not None and not overwrite:
+        if unfinished(target) and not overwrite:
             raise OutputError(
                 f"An unfinished run for {target} is there: go on with --resume, or start again "
                 "with --overwrite."
@@ -101,6 +115,7 @@ def fit(
     dataset: Dataset,
     collator: Callable[[list[dict[str, Any]]], Any],
     *,
+    run: Mapping[str, Any],
     resume: bool = False,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
@@ -113,6 +128,7 @@ def fit(
         args: see `training_arguments`.
         dataset: examples, with their ``length`` in tokens.
         collator: from examples to a batch.
+        run: what a resumed training must have in common with the one it goes on from; of JSON.
         resume: go on from the newest checkpoint in the arguments' directory.
         console: for a progress bar.
 
@@ -120,7 +136,7 @@ def fit(
         The logged points: step, tokens, loss, its terms, learning rate.
 
     Raises:
-        TrainingError: nothing to resume from, or a loss that is not a number.
+        TrainingError: nothing to resume from, or another run; or a loss that is not a number.
         OutputError: the disk is full.
     """
     assert args.output_dir is not None
@@ -131,8 +147,11 @@ def fit(
             f"There is nothing to resume in {directory}: run without --resume to start."
         )
     processes = PartialState()
-    if start is None and processes.is_main_process:
+    if start is not None:
+        _check_same(run, directory)
+    elif processes.is_main_process:
         shutil.rmtree(directory, ignore_errors=True)
+        write_atomically(directory / RUN, json.dumps(run))
     processes.wait_for_everyone()
     progress = TrainingProgress(console or Console(quiet=True))
     trainer = DistillationTrainer(
@@ -147,6 +166,16 @@ def fit(
         progress.close()
     distillation.student.eval()
     return [_point(entry) for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _check_same(run: Mapping[str, Any], directory: Path) -> None:
+    before, now = read_json(directory / RUN), json.loads(json.dumps(run))
+    other = sorted(key for key in now if now[key] != before.get(key))
+    if other:
+        raise TrainingError(
+            f"The unfinished run in {directory} began with another {other[0]}: resume with what it "
+            "began with, or start again with --overwrite."
+        )
 
 
 def _point(entry: dict[str, Any]) -> dict[str, Any]:

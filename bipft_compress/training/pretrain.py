@@ -1,109 +1,29 @@
-"""Continued binary pretraining: a binary checkpoint in, a better one out."""
+"""The second job: a binary checkpoint in, a better one out; through BiT's schedule if asked to."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 from rich.console import Console
-from transformers import set_seed
 
 from bipft_compress import checkpoint
+from bipft_compress.convert.precision import change_precision
 from bipft_compress.convert.storage import round_to_stored
-from bipft_compress.errors import RecipeError
-from bipft_compress.families import describe, max_sequence_length
+from bipft_compress.families import describe
+from bipft_compress.files import atomic_directory
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
-from bipft_compress.record import Record
-from bipft_compress.text.sequences import build_dataset
-from bipft_compress.training.collator import PretrainingCollator
-from bipft_compress.training.distillation import Distillation
-from bipft_compress.training.loop import fit, training_arguments, without_dropout, work_directory
+from bipft_compress.record import RECORD, Record
+from bipft_compress.training.loop import unfinished, work_directory
+from bipft_compress.training.train import train
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def train(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    corpus: str | Path,
-    recipe: Recipe,
-    directory: Path,
-    *,
-    steps: int | None = None,
-    resume: bool = False,
-    console: Console | None = None,
-) -> list[dict[str, Any]]:
-    """Train `student` in place against `teacher`.
-
-    Args:
-        student: a binary model (see `compress`).
-        teacher: its full-precision original.
-        tokenizer: of both.
-        corpus: text; see `read_documents`.
-        recipe: its text, objective and training sections apply.
-        directory: for training checkpoints.
-        steps: optimiser steps, instead of the recipe's.
-        resume: go on from the newest checkpoint in `directory`.
-        console: for a progress bar.
-
-    Returns:
-        The logged points: step, tokens, loss, its terms, learning rate.
-
-    Raises:
-        RecipeError: the recipe does not fit the model, or its training section is not valid.
-        CorpusError: the text is missing, empty or not text.
-        TrainingError: nothing to resume from, or a loss that is not a number.
-        OutputError: the disk is full.
-    """
-    args = training_arguments(recipe.training, directory, steps)
-    _check_length(recipe, student)
-    set_seed(args.seed)
-    for part in (student, teacher):
-        without_dropout(part)
-    distillation = Distillation(student, teacher, describe(student), recipe.objective)
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    # No more text is read than the steps can use.
-    limit = args.max_steps * batch if args.max_steps > 0 else None
-    with args.main_process_first():
-        dataset = build_dataset(corpus, tokenizer, recipe.text, limit=limit)
-    objective = recipe.objective
-    _freeze_unused(student, recipe)
-    collator = PretrainingCollator(
-        tokenizer,
-        masking=objective.masking if objective.mlm else 0.0,
-        pairs=bool(objective.nsp),
-        seed=args.seed,
-    )
-    return fit(distillation, args, dataset, collator, resume=resume, console=console)
-
-
-def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:
-    # A next-sentence pair has one separator more than the sequence it was cut from.
-    largest = max_sequence_length(model.config) - bool(recipe.objective.nsp)
-    if recipe.text.sequence_length > largest:
-        raise RecipeError(
-            f"text.sequence_length = {recipe.text.sequence_length} is more than the "
-            f"{largest} tokens this model has positions for."
-        )
-
-
-def _freeze_unused(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Leave alone what no loss term reaches: several processes would wait for its gradients."""
-    encoder = describe(model)
-    heads = {"mlm", "nsp", "logits"} & recipe.objective.weights().keys()
-    for name, parameter in model.named_parameters():
-        pooler = encoder.pooler is not None and name.startswith(encoder.pooler)
-        head = not name.startswith(model.base_model_prefix) and model.base_model is not model
-        if (pooler or head) and not heads:
-            parameter.requires_grad_(False)
-    if recipe.embeddings.code == "full":
-        for path in (encoder.word_embeddings, *encoder.embeddings_kept):
-            model.get_submodule(path).requires_grad_(False)
+    from transformers import PreTrainedModel
 
 
 def pretrain(
@@ -123,10 +43,12 @@ def pretrain(
     Args:
         directory: a binary checkpoint, from `compress` or from here.
         corpus: text; see `read_documents`.
-        out: a new directory; training checkpoints stay in its ``training`` folder until the end.
-        recipe: whose text, objective and training sections to use; the checkpoint's own if None.
-        teacher: the full-precision original, if it has moved.
-        steps, resume, console: see `train`.
+        out: a new directory; training checkpoints lie beside it until the end.
+        recipe: whose text, objective, schedule and training sections to use; the checkpoint's own
+            if None.
+        teacher: the full-precision original, if it has moved; or a binary checkpoint.
+        steps: optimiser steps of the whole schedule, instead of the recipe's.
+        resume, console: see `train`.
         overwrite: replace what is in `out`.
 
     Returns:
@@ -137,14 +59,22 @@ def pretrain(
     """
     target = Path(out)
     work = work_directory(target, resume=resume, overwrite=overwrite)
+    chosen = recipe or Record.read(Path(directory)).recipe
+    if chosen.schedule:
+        _pretrain_in_stages(
+            directory, corpus, work, chosen, teacher=teacher, steps=steps, resume=resume,
+            console=console,
+        )  # fmt: skip
+        if PartialState().is_main_process:
+            with atomic_directory(target, overwrite) as made:
+                shutil.copytree(_place(work, len(chosen.schedule)), made, dirs_exist_ok=True)
+            shutil.rmtree(work, ignore_errors=True)
+        PartialState().wait_for_everyone()
+        return Record.read(target)
     student, tokenizer, record = checkpoint.load(directory)
-    chosen = recipe or record.recipe
-    original, _ = checkpoint.load_pretrained(
-        teacher or record.teacher, mlm_head=record.recipe.objective.fresh_mlm_head
-    )
     points = train(
         student,
-        original,
+        _read_teacher(teacher or record.teacher, record),
         tokenizer,
         corpus,
         chosen,
@@ -153,20 +83,92 @@ def pretrain(
         resume=resume,
         console=console,
     )
-    shown = chosen.model_copy(
-        update={
-            name: getattr(record.recipe, name)
-            for name in ("activations", "embeddings", "kept", "estimators", "initialisation")
-        }
-    )
+    kept = ("activations", "embeddings", "kept", "estimators", "initialisation")
+    shown = chosen.model_copy(update={name: getattr(record.recipe, name) for name in kept})
     record.recipe = shown
     round_to_stored(student, describe(student), shown)
     record.add_training(points)
     record.provenance = provenance(record.provenance, "pretrain")
     # Of several processes (accelerate launch) one writes, and the others wait for it.
-    processes = PartialState()
-    if processes.is_main_process:
+    if PartialState().is_main_process:
         checkpoint.save(target, student, tokenizer, record, overwrite)
         shutil.rmtree(work, ignore_errors=True)
-    processes.wait_for_everyone()
+    PartialState().wait_for_everyone()
     return record
+
+
+def _read_teacher(source: str | Path, record: Record) -> PreTrainedModel:
+    if (Path(source) / RECORD).is_file():
+        return checkpoint.load(source)[0]
+    mlm_head = record.recipe.objective.fresh_mlm_head
+    return checkpoint.load_pretrained(source, mlm_head=mlm_head)[0]
+
+
+def _place(work: Path, number: int) -> Path:
+    """Where the result of a stage lies until the last one is done."""
+    return work / f"stage-{number}"
+
+
+def _pretrain_in_stages(
+    directory: str | Path,
+    corpus: str | Path,
+    work: Path,
+    recipe: Recipe,
+    *,
+    teacher: str | Path | None,
+    steps: int | None,
+    resume: bool,
+    console: Console | None,
+) -> None:
+    """Each stage's student is the next one's teacher and start (BiT, Liu et al. 2022, section 4).
+
+    Complete stages are kept, so that a resumed run goes on in the one that was cut short.
+    """
+    if not resume and PartialState().is_main_process:
+        shutil.rmtree(work, ignore_errors=True)
+    PartialState().wait_for_everyone()
+    start, guide = Path(directory), teacher
+    for number, stage in enumerate(_stages(recipe, steps)):
+        place = _place(work, number)
+        if number:
+            guide = _place(work, number - 1)
+            start = work / f"start-{number}"
+            _write_start(guide, start, stage)
+        if not (place / RECORD).is_file():
+            pretrain(
+                start,
+                corpus,
+                place,
+                recipe=stage,
+                teacher=guide,
+                resume=unfinished(place),
+                console=console,
+            )
+
+
+def _stages(recipe: Recipe, steps: int | None) -> Iterator[Recipe]:
+    """A recipe without a schedule for each stage, with its share of the training."""
+    share = 1 - sum(stage.share for stage in recipe.schedule)
+    for number in itertools.count():
+        # Another seed, or every stage would begin with the same text.
+        training = recipe.training | {"seed": recipe.training.get("seed", 42) + number}
+        total = steps or training.get("max_steps", -1)
+        if total > 0:
+            training["max_steps"] = max(1, round(total * share))
+        else:
+            training["num_train_epochs"] = training.get("num_train_epochs", 3) * share
+        yield recipe.model_copy(update={"training": training, "schedule": ()})
+        if not recipe.schedule:
+            return
+        share = recipe.schedule[0].share
+        recipe = recipe.next_stage()
+
+
+def _write_start(before: Path, start: Path, stage: Recipe) -> None:
+    """What a stage begins with: the result of the one before, at this stage's precision."""
+    if PartialState().is_main_process and not (start / RECORD).is_file():
+        student, tokenizer, record = checkpoint.load(before)
+        change_precision(student, describe(student), stage.activations)
+        record.recipe = record.recipe.model_copy(update={"activations": stage.activations})
+        checkpoint.save(start, student, tokenizer, record)
+    PartialState().wait_for_everyone()

@@ -19,7 +19,7 @@ from bipft_compress.errors import TrainingError
 from bipft_compress.files import storage_faults, write_atomically
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.record import WEIGHTS
-from bipft_compress.text.sequences import LengthBatchSampler
+from bipft_compress.text.batches import LengthBatchSampler
 from bipft_compress.training.distillation import Distillation
 
 COMPLETE = "complete"

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from bipft_compress.convert import regression
+from bipft_compress.convert import moments as module
+from bipft_compress.convert.moments import Covariances, LinearMoments
 from bipft_compress.convert.regression import (
-    LinearMoments,
     descend_signs,
+    fit_by_magnitude,
     fit_linear,
     least_squares_scale,
     reduced_rank_regression,
@@ -34,7 +35,7 @@ def _data(tokens: int = 400, width: int = 9, out: int = 7, seed: int = 0):
     return x, torch.where(x >= x.mean(0), 1.0, -1.0).double(), y, weight
 
 
-def _moments(x, b, y) -> regression.Covariances:
+def _moments(x, b, y) -> Covariances:
     moments = LinearMoments(x.shape[1], y.shape[1])
     moments.update(x, b, y)
     return moments.centred()
@@ -220,7 +221,7 @@ def test_signs_start_from_the_weights():
 
 def test_moments_in_pieces_are_those_at_once(monkeypatch):
     x, b, y, _ = _data()
-    monkeypatch.setattr(regression, "_CHUNK", 64)
+    monkeypatch.setattr(module, "_CHUNK", 64)
     pieces = LinearMoments(9, 7)
     for start, stop in itertools.pairwise((0, 1, 70, 71, 75, 300, 400)):
         pieces.update(x[start:stop], b[start:stop], y[start:stop])
@@ -276,10 +277,14 @@ def test_random_is_drawn_once_and_follows_the_seed():
     assert not torch.equal(draws[0], draws[2])
 
 
-def test_magnitude_scales_are_the_papers():
-    x, b, y, weight = _data()
-    fit = _fit_plain(weight, _moments(x, b, y), scales="magnitude", method="zero", scale=0.5)
+def test_a_start_by_magnitude_is_the_papers():
+    _, _, _, weight = _data()
+    bias = torch.arange(len(weight)).float()
+    fit = fit_by_magnitude(weight, bias, rank=2, activation_scale=0.5, method="zero")
     torch.testing.assert_close(fit.scale, 0.5 * weight.abs().mean(1).double())
+    assert torch.equal(fit.signs, torch.where(weight >= 0, 1.0, -1.0).double())
+    assert torch.equal(fit.bias, bias)
+    assert not (fit.up @ fit.down).any()
 
 
 def test_regression_beats_the_other_starts():

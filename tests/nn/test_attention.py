@@ -188,3 +188,57 @@ def test_starts_as_scaled_dot_product_scores():
     attention = BinaryAttention(HEADS, 16, score_rank=2)
     ones = torch.ones(1, HEADS, 1, 16)
     assert attention.scores(ones, ones).flatten().tolist() == [4.0] * HEADS
+
+
+def test_bi_attention_attends_where_a_score_is_not_negative():
+    attention, (q, k, v) = _attention(boolean=True), _qkv()
+    mask = torch.ones(BATCH, 1, 1, LENGTH, dtype=torch.bool)
+    mask[1, ..., 3:] = False
+    scores = attention.scores(q, k)
+    codes = attention.probability_codes(scores, mask)
+    assert torch.equal(codes, ((scores >= 0) & mask).float())
+    shift, clip = attention.value_shift, attention.value_scale
+    values = torch.where(v - shift >= 0, clip, -clip)
+    expected = (codes * attention.probability_step) @ values + attention.context_bias
+    torch.testing.assert_close(attention.eval()(q, k, v, mask), expected)
+
+
+def test_bi_attention_never_sees_padding():
+    attention, (q, k, v) = _attention(boolean=True), _qkv()
+    mask = torch.ones(BATCH, 1, 1, LENGTH)
+    additive = mask.masked_fill(torch.arange(LENGTH) >= 3, NEVER)
+    k2, v2 = k.clone(), v.clone()
+    k2[..., 3:, :], v2[..., 3:, :] = 9.0, -9.0
+    assert torch.equal(attention(q, k, v, additive - 1), attention(q, k2, v2, additive - 1))
+
+
+def test_shared_estimators_add_the_residual_polynomial():
+    """q_m k_p^T + q_p k_m^T + q_p k_p^T of hidden states, the same in every head."""
+    full, (q, k, v) = _attention(score_rank=2, context_rank=3, hidden_size=11), _qkv()
+    plain = BinaryAttention(HEADS, DIM)
+    plain.load_state_dict({n: p for n, p in full.state_dict().items() if "estimator" not in n})
+    x = torch.randn(BATCH, LENGTH, 11, generator=torch.Generator().manual_seed(4))
+    shared = full.shared_estimator
+    qm, qp = x @ shared.query_main, x @ shared.query_residual
+    km, kp = x @ shared.key_main, x @ shared.key_residual
+    residual = qm @ kp.mT + qp @ km.mT + qp @ kp.mT
+    difference = full.scores(q, k, x) - plain.scores(q, k)
+    torch.testing.assert_close(difference, residual.unsqueeze(1).expand_as(difference))
+    p = plain.probability_codes(plain.scores(q, k), None)
+    residual = (p * plain.probability_step) @ (x @ shared.value_down @ shared.value_up).unsqueeze(1)
+    torch.testing.assert_close(full.context(p, v, x) - plain.context(p, v), residual)
+
+
+@pytest.mark.parametrize("at_random", [True, False])
+def test_a_shared_estimator_can_be_learnt_from_its_start(at_random):
+    torch.manual_seed(0)
+    attention, (q, k, v) = _attention(score_rank=1, context_rank=1, hidden_size=11), _qkv()
+    with torch.no_grad():
+        for parameter in attention.shared_estimator.parameters():
+            parameter.zero_()
+    attention.shared_estimator.start(at_random=at_random)
+    x = torch.randn(BATCH, LENGTH, 11)
+    assert (attention.scores(q, k, x) == attention.scores(q, k)).all() != at_random
+    attention(q, k, v, None, x).square().sum().backward()
+    grads = {n: p.grad.abs().sum() > 0 for n, p in attention.shared_estimator.named_parameters()}
+    assert all(grads[name] for name in ("query_residual", "key_residual", "value_up"))

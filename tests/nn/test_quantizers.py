@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from bipft_compress.nn.quantizers import (
     quantize_activation,
+    quantize_boolean,
     quantize_probability,
+    scaled_gradient,
     sign,
     signed_codes,
     straight_through_round,
@@ -154,3 +156,21 @@ def test_probability_gradients():
     assert p.grad.tolist() == [1, 1, 1, 0]
     # code - p/scale inside, the largest code outside.
     assert scale.grad.item() == pytest.approx((0 - 0.25) + (1 - 0.5) + (1 - 1) + 1)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_scaled_gradient_is_smaller_and_nothing_else(bits):
+    scale = torch.tensor([0.3, 2.0], requires_grad=True)
+    scaled = scaled_gradient(scale, 25, bits)
+    torch.testing.assert_close(scaled, scale)
+    (scaled * torch.tensor([1.0, -4.0])).sum().backward()
+    factor = 1 / (5 * (2**bits - 1) ** 0.5)
+    assert scale.grad.tolist() == pytest.approx([factor, -4 * factor])
+
+
+def test_boolean_is_one_from_zero_on_with_a_clipped_gradient():
+    scores = torch.tensor([-3.0, -0.5, -0.0, 0.0, 0.5, 3.0], requires_grad=True)
+    codes = quantize_boolean(scores)
+    assert codes.tolist() == [0, 0, 1, 1, 1, 1]
+    codes.sum().backward()
+    assert scores.grad.tolist() == [0, 0.5, 0.5, 0.5, 0.5, 0]

@@ -162,3 +162,25 @@ def test_relu_needs_one_threshold(tiny_config):
         - relu.by_bits["compressed"].integer_comparisons
     )
     assert difference == L * N * F
+
+
+def test_bi_attention_has_no_softmax(tiny_config):
+    plain = operations(tiny_config, rank())
+    boolean = Recipe.load({"activations": {"attention": "boolean"}}).with_rank(0)
+    found = operations(tiny_config, boolean)
+    assert found.by_kind["softmax"].compressed == 0
+    assert plain.compressed - found.compressed == L * 2 * SCORES
+    assert found.full_precision == plain.full_precision
+
+
+def test_estimators_of_hidden_states_by_hand(tiny_config):
+    recipe = rank(scores=1, context=1, attention_reads="hidden-states")
+    plain, found = operations(tiny_config, rank()), operations(tiny_config, recipe)
+    scores = 4 * N * H + 2 * B * T * T  # four projections, two outer products
+    context = N * (H + A * D) + SCORES
+    assert found.by_kind["estimator"].macs == L * (scores + context)
+    extra = 2 * L * (scores + context) + L * SCORES  # the estimate is added in each head
+    softmax = L * (14 - 2) * SCORES  # no table any more
+    codes = L * (SCORES + N * A * D)  # probabilities and context are coded in floating point
+    scale = L * N * A * D  # of the context
+    assert found.compressed - plain.compressed == extra + softmax + codes + scale

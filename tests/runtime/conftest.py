@@ -128,6 +128,7 @@ def make_layer(
     key_value_bits: int = 1,
     ranks: dict[str, int] | None = None,
     activation: str = "gelu",
+    boolean: bool = False,
     seed: int = 0,
 ) -> LayerParameters:
     """A layer whose numbers have the sizes that fitted ones have.
@@ -188,6 +189,7 @@ def make_layer(
             probability_scale=positive(heads) * 0.3,
             score_estimator=headwise("scores"),
             context_estimator=headwise("context"),
+            boolean=boolean,
         ),
         attention_norm=norm(),
         output_norm=norm(),

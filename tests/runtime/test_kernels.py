@@ -68,6 +68,8 @@ LAYERS = {
     "two bits": {"bits": 2},
     "four bits": {"bits": 4, "key_value_bits": 2},
     "eight bits": {"bits": 8, "key_value_bits": 8, "ranks": EVERYWHERE},
+    "Bi-Attention": {"boolean": True},
+    "Bi-Attention with estimators": {"boolean": True, "key_value_bits": 2, "ranks": EVERYWHERE},
     "relu": {"activation": "relu"},
     "silu in floating point": {"activation": "silu", "ranks": EVERYWHERE},
     "tanh gelu": {"activation": "gelu_new", "ranks": EVERYWHERE},

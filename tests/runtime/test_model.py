@@ -16,6 +16,10 @@ RECIPES = {
     "default": {},
     "everything": EVERYTHING,
     "sign": {"embeddings": {"code": "sign"}, "estimators": {"scores": 2}},
+    "bi-attention": {"activations": {"attention": "boolean"}, "estimators": {"value": 2}},
+    "estimators of hidden states": {
+        "estimators": {"scores": 2, "context": 1, "attention_reads": "hidden-states"}
+    },
     "full": {
         "embeddings": {"code": "full"},
         "kept": {"vectors": 32, "position_embeddings": 32, "pooler": 16},

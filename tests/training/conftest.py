@@ -31,6 +31,17 @@ FINETUNING = {
 
 
 @pytest.fixture
+def corpus(tmp_path):
+    """Documents of made-up words."""
+    generator = torch.Generator().manual_seed(5)
+    words = ["".join("abcdefgh"[i] for i in row) for row in torch.randint(8, (60, 3)).tolist()]
+    picks = torch.randint(len(words), (60, 60), generator=generator).tolist()
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n\n".join(" ".join(words[i] for i in row) for row in picks))
+    return path
+
+
+@pytest.fixture
 def sst2(tmp_path):
     """GLUE's layout; a text is positive if it begins with a letter of the first half."""
     generator = torch.Generator().manual_seed(2)

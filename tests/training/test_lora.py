@@ -9,11 +9,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 
-from bipft_compress import checkpoint
+from bipft_compress import checkpoint, pack
 from bipft_compress.convert.classifier import with_classifier
 from bipft_compress.errors import CheckpointError, RecipeError
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.recipe import Recipe
+from bipft_compress.runtime.model import unpack
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.evaluate import evaluate_task
 from bipft_compress.training import lora
@@ -99,3 +100,17 @@ def test_damaged_adapter(make_checkpoint, sst2, tmp_path):
     (out / FACTS).write_text(json.dumps({}))
     with pytest.raises(CheckpointError, match="does not say what it is an adapter of"):
         evaluate_task(out, task)
+
+
+def test_an_adapter_over_packed_bits(make_binary, sst2, tmp_path):
+    start, task = make_binary(), ChosenTask("sst2", sst2)
+    pack(start, tmp_path / "packed")
+    latent, unpacked = checkpoint.load(start)[0], unpack(tmp_path / "packed")[0]
+    ids = torch.tensor([[0, 7, 8, 9, 2]])
+    assert torch.equal(latent(ids).last_hidden_state, unpacked(ids).last_hidden_state)
+    made = finetune(tmp_path / "packed", task, tmp_path / "adapter", recipe=RECIPE, rank=RANK)
+    assert made.adapter_bytes < (tmp_path / "packed" / "model.safetensors").stat().st_size
+    found = evaluate_task(tmp_path / "adapter", task)
+    assert found["sst2_accuracy"]["compressed"] == made.metrics["accuracy"]
+    with pytest.raises(CheckpointError, match="packed: it runs, but cannot be trained"):
+        finetune(tmp_path / "packed", task, tmp_path / "whole")

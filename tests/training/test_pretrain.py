@@ -39,16 +39,6 @@ RECIPE = {
 
 
 @pytest.fixture
-def corpus(tmp_path):
-    generator = torch.Generator().manual_seed(5)
-    words = ["".join("abcdefgh"[i] for i in row) for row in torch.randint(8, (60, 3)).tolist()]
-    picks = torch.randint(len(words), (60, 60), generator=generator).tolist()
-    path = tmp_path / "corpus.txt"
-    path.write_text("\n\n".join(" ".join(words[i] for i in row) for row in picks))
-    return path
-
-
-@pytest.fixture
 def start(tmp_path, make_checkpoint, corpus):
     """A compressed tiny BERT with an MLM head."""
     original = make_checkpoint("bert", "ForMaskedLM")
@@ -177,12 +167,35 @@ def test_terms_without_a_head_are_refused(tmp_path, make_checkpoint, corpus):
         pretrain(tmp_path / "a", corpus, tmp_path / "b")
 
 
-def test_fresh_mlm_head(tmp_path, make_checkpoint, corpus):
-    objective = {"mlm": 1.0, "fresh_mlm_head": True}
+def test_terms_whose_head_is_not_there_are_left_out(tmp_path, make_checkpoint, corpus, caplog):
+    objective = {"nsp": 1.0, "logits": 1.0, "hidden_states": 1.0}
     recipe = Recipe.load({**RECIPE, "objective": objective})
     compress_checkpoint(make_checkpoint("bert"), recipe, tmp_path / "a", calibration=corpus)
-    record = pretrain(tmp_path / "a", corpus, tmp_path / "b", steps=12)
+    with caplog.at_level("INFO", "bipft_compress"):
+        record = pretrain(tmp_path / "a", corpus, tmp_path / "b", steps=4)
+    assert record.training[-1]["terms"].keys() == {"hidden_states"}
+    assert "objective.nsp is left out: BertModel has no next-sentence head" in caplog.text
+    assert "objective.logits is left out: BertModel has no head" in caplog.text
+    alone = Recipe.load({**RECIPE, "objective": {"nsp": 1.0}})
+    with pytest.raises(RecipeError, match="Nothing to train for"):
+        pretrain(tmp_path / "a", corpus, tmp_path / "c", recipe=alone)
+
+
+def test_fresh_mlm_head(tmp_path, make_checkpoint, corpus, caplog):
+    objective = {"mlm": 1.0, "logits": 1.0, "fresh_mlm_head": True}
+    recipe = Recipe.load({**RECIPE, "objective": objective})
+    compress_checkpoint(make_checkpoint("bert"), recipe, tmp_path / "a", calibration=corpus)
+    with caplog.at_level("INFO", "bipft_compress"):
+        record = pretrain(tmp_path / "a", corpus, tmp_path / "b", steps=12)
     assert record.training[-1]["loss"] < record.training[0]["loss"]
+    # The original's head is as fresh, and teaches nothing.
+    assert record.training[-1]["terms"].keys() == {"mlm"}
+    assert "the original's head is a fresh one" in caplog.text
+
+
+def test_a_head_that_is_there_is_not_replaced(make_checkpoint):
+    model, _ = checkpoint.load_pretrained(make_checkpoint("bert", "ForPreTraining"), mlm_head=True)
+    assert type(model).__name__ == "BertForPreTraining"
 
 
 def test_every_term_at_once(tmp_path, make_checkpoint, corpus):

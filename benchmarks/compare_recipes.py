@@ -1,0 +1,241 @@
+"""Every recipe at the same budget: compressed, pretrained and fine-tuned alike, then measured.
+
+    python benchmarks/compare_recipes.py --glue GLUE --corpus TEXT --out reports/comparison
+
+Each recipe and seed is compressed and pretrained on the same number of tokens of the corpus, then
+fine-tuned for the same number of steps on each task, with the same optimiser; the teacher is the
+original, fine-tuned on the same task. Whatever is done is kept in --work, and a run that is stopped
+goes on where it was, also on another machine. Several runs may share one --work if their seeds
+differ. The table and the figure are written from all that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compared import NAMES, VARIANTS, Result, write_comparison
+from rich.console import Console
+
+from bipft_compress import ChosenTask, Recipe, compress_checkpoint, finetune
+from bipft_compress.checkpoint import load_config
+from bipft_compress.cli import set_up
+from bipft_compress.demo import bundled_model
+from bipft_compress.files import write_atomically
+from bipft_compress.record import RECORD
+from bipft_compress.reporting.build import report_from_config
+from bipft_compress.tasks.evaluate import evaluate_sts
+from bipft_compress.training.loop import unfinished
+from bipft_compress.training.pretrain import pretrain
+
+FULL = "full-precision"
+RECIPES = ("default", "baseline", "bipft-b", "bit", "bibert", "bipft-a", "bit-multistep")
+STEPS = {"sst2": 150, "cola": 100, "rte": 60, "stsb": 150}
+LENGTH = 128
+"""Tokens of a sequence, for the operations."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every recipe gets."""
+
+    checkpoint: Path
+    corpus: Path
+    glue: Path
+    tokens: int
+    steps: dict[str, int]
+    """Of fine-tuning, by task."""
+    batch: int
+    """Examples of a step of fine-tuning."""
+    learning_rate: float
+    """Of pretraining."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.steps)
+
+    def cell(self, work: Path, name: str, seed: int) -> Path:
+        """Where models and scores of a recipe and seed are kept."""
+        words = name.replace(": ", "--").replace(" ", "-")
+        return work / f"{self.tokens}-tokens" / f"{words}-{seed}"
+
+    def score_file(self, cell: Path, task: str) -> Path:
+        """Where the score of a task is kept; more tasks or steps may be asked for later."""
+        return cell / f"{task}-{self.steps[task]}-steps-of-{self.batch}.json"
+
+    def describe(self) -> str:
+        """For the table's heading."""
+        steps = ", ".join(f"{steps} for {NAMES[task]}" for task, steps in self.steps.items())
+        return (
+            f"{self.tokens:,} tokens of pretraining at a learning rate of {self.learning_rate:g}, "
+            f"then fine-tuning steps of {self.batch} examples: {steps}."
+        )
+
+    def recipe(self, name: str, seed: int) -> Recipe:
+        """A shipped recipe, or a variant of the default one, trained on this budget.
+
+        What a paper's optimiser is tuned to are hundreds of thousands of steps: all share ours.
+        """
+        base, _, variant = name.partition(": ")
+        values = Recipe.load(base).model_dump()
+        for section, changes in VARIANTS.get(variant, {}).items():
+            values[section] |= changes
+        values["text"]["max_tokens"] = self.tokens
+        training = {
+            "num_train_epochs": 1, "max_steps": -1, "learning_rate": self.learning_rate,
+            "warmup_steps": 0.1, "save_steps": 60, "seed": seed,
+        }  # fmt: skip
+        values["training"] |= training
+        values["finetuning"] |= self.finetuning(values["finetuning"], seed)
+        return Recipe.load(values)
+
+    def finetuning(self, values: dict[str, Any], seed: int) -> dict[str, Any]:
+        """A recipe's section of that name, on this budget."""
+        training = values["training"] | {
+            "per_device_train_batch_size": self.batch, "save_steps": 0.5, "logging_steps": 0.1,
+            "seed": seed,
+        }  # fmt: skip
+        return values | {"training": training, "full_precision_learning_rate": 1e-4}
+
+
+def run_cell(name: str, seed: int, budget: Budget, work: Path) -> Iterator[str]:
+    """Do what is left of one recipe and seed, a step at a time; yields what was done."""
+    cell = budget.cell(work, name, seed)
+    missing = [task for task in budget.tasks if not budget.score_file(cell, task).is_file()]
+    if name == FULL:
+        values = Recipe.load("default").model_dump()["finetuning"]
+        plain = Recipe.load({"finetuning": budget.finetuning(values, seed)})
+        for task in missing:
+            yield _tune(budget.checkpoint, task, seed, budget, cell, plain)
+        return
+    recipe = budget.recipe(name, seed)
+    start, trained = cell / "compressed", cell / "pretrained"
+    if (cell / "sts.json").is_file() and not missing:
+        return
+    if not (trained / RECORD).is_file():
+        if not (start / RECORD).is_file():
+            compress_checkpoint(
+                budget.checkpoint, recipe, start, calibration=budget.corpus, seed=seed
+            )
+            yield "compressed"
+        record = pretrain(start, budget.corpus, trained, resume=unfinished(trained))
+        tokens = record.training[-1]["tokens"]
+        yield f"pretrained on {tokens:,} tokens"
+    if not (cell / "sts.json").is_file():
+        figures = evaluate_sts(trained, budget.glue / "STS-B" / "dev.tsv")
+        write_atomically(cell / "sts.json", json.dumps({"score": figures["compressed"]}))
+        yield f"STS-B before fine-tuning {figures['compressed']:.3f}"
+    for task in missing:
+        teacher = budget.score_file(budget.cell(work, FULL, seed), task).with_suffix("")
+        yield _tune(trained, task, seed, budget, cell, recipe, teacher)
+    shutil.rmtree(start, ignore_errors=True)
+
+
+def _tune(
+    directory: Path,
+    task: str,
+    seed: int,
+    budget: Budget,
+    cell: Path,
+    recipe: Recipe,
+    teacher: Path | None = None,
+) -> str:
+    file = budget.score_file(cell, task)
+    out = file.with_suffix("")
+    made = finetune(
+        directory,
+        ChosenTask(task, budget.glue),
+        out,
+        recipe=recipe,
+        teacher=teacher,
+        steps=budget.steps[task],
+        seed=seed,
+        resume=unfinished(out),
+        overwrite=not unfinished(out),
+    )
+    # GLUE's own rule: the mean, where a task has two metrics.
+    score = sum(made.metrics.values()) / len(made.metrics)
+    write_atomically(file, json.dumps({"score": score, **made.metrics}))
+    if teacher is not None:
+        shutil.rmtree(out, ignore_errors=True)  # the score is what the table needs
+    return f"{task} {score:.3f}"
+
+
+def read_results(names: list[str], seeds: list[int], budget: Budget, work: Path) -> list[Result]:
+    """What is there of each recipe, its savings beside it."""
+    config = load_config(budget.checkpoint)
+    results = []
+    for name in names:
+        scores: dict[str, list[float]] = {}
+        for seed in seeds:
+            cell = budget.cell(work, name, seed)
+            files = {task: budget.score_file(cell, task) for task in budget.tasks}
+            for task, file in (files | {"sts": cell / "sts.json"}).items():
+                if file.is_file():
+                    found: dict[str, Any] = json.loads(file.read_text())
+                    scores.setdefault(task, []).append(found["score"])
+        operations = memory = 1.0
+        if name != FULL:
+            recipe = budget.recipe(name, 0).last_stage()
+            report = report_from_config(config, recipe, sequence_length=LENGTH)
+            operations, memory = report.operations.ratio, report.memory.ratio
+        results.append(Result(name, scores, operations, memory))
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--glue", type=Path, required=True, help="directory in GLUE's layout")
+    parser.add_argument("--corpus", type=Path, required=True, help="text to pretrain on")
+    parser.add_argument("--checkpoint", type=Path, default=None, help="default: all-MiniLM-L6-v2")
+    parser.add_argument("--work", type=Path, default=Path(".comparison"), help="kept between runs")
+    parser.add_argument("--out", type=Path, required=True, help="where table and figure go")
+    parser.add_argument("--tokens", type=int, default=150_000, help="of pretraining")
+    parser.add_argument(
+        "--steps",
+        nargs="*",
+        default=[f"{task}={steps}" for task, steps in STEPS.items()],
+        help="tasks and their steps of fine-tuning",
+    )
+    parser.add_argument("--batch", type=int, default=16, help="examples of such a step")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of pretraining")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--recipes", nargs="*", default=list(RECIPES))
+    parser.add_argument(
+        "--variants", action="store_true", help="variants of default (the ablations) instead"
+    )
+    parser.add_argument("--table", action="store_true", help="only write what is there")
+    arguments = parser.parse_args()
+    set_up(quiet=True)
+    budget = Budget(
+        checkpoint=arguments.checkpoint or bundled_model(),
+        corpus=arguments.corpus,
+        glue=arguments.glue,
+        tokens=arguments.tokens,
+        steps={task: int(steps) for task, _, steps in (s.partition("=") for s in arguments.steps)},
+        batch=arguments.batch,
+        learning_rate=arguments.learning_rate,
+    )
+    names = list(arguments.recipes)
+    if arguments.variants:
+        names = ["default", *(f"default: {variant}" for variant in VARIANTS)]
+    names = [FULL, *names]
+    work = arguments.work
+    console = Console()
+    if not arguments.table:
+        for seed in arguments.seeds:
+            for name in names:
+                for done in run_cell(name, seed, budget, work):
+                    console.print(f"seed {seed}, {name}: {done}")
+    results = read_results(names, arguments.seeds, budget, work)
+    title = "ablations" if arguments.variants else "recipes"
+    console.print(write_comparison(results, budget.tasks, budget.describe(), arguments.out, title))
+
+
+if __name__ == "__main__":
+    main()

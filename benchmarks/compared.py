@@ -1,0 +1,107 @@
+"""What `compare_recipes.py` found, as a table and a figure; and the variants it can compare."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+
+NAMES = {"sst2": "SST-2", "cola": "CoLA", "rte": "RTE", "stsb": "STS-B", "sts": "STS-B, untuned"}
+"""Of tasks; ``sts`` is similarity of mean-pooled embeddings before fine-tuning."""
+
+ALL_RANKS = (
+    "query", "key", "value", "attention_output", "ffn_up", "ffn_down", "scores", "context"
+)  # fmt: skip
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "papers' start": {
+        "initialisation": {
+            "scales": "magnitude", "method": "zero", "refits": 0, "sign_sweeps": 0,
+            "layer_epochs": 0, "calibration_tokens": 8192,
+        }
+    },
+    "no descent by layers": {"initialisation": {"layer_epochs": 0}},
+    "no estimators": {"estimators": dict.fromkeys(ALL_RANKS, 0)},
+    "rank 8": {"estimators": dict.fromkeys(ALL_RANKS, 8)},
+    "hidden states alone": {
+        "objective": {"sentence_cosine": 0.0, "sentence_similarity": 0.0}
+    },
+    "sentences alone": {"objective": {"hidden_states": 0.0}},
+    "2-bit activations": {"activations": {"bits": 2}},
+    "4-bit activations": {"activations": {"bits": 4}},
+    "8-bit activations": {"activations": {"bits": 8}},
+    "full embeddings": {"embeddings": {"code": "full"}},
+    "sign embeddings": {"embeddings": {"code": "sign"}},
+}  # fmt: skip
+"""Name to what it changes of the default recipe: what each piece brings."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One recipe; scores by task, one for each seed."""
+
+    name: str
+    scores: dict[str, list[float]]
+    operations: float
+    """How many times fewer than in full precision, by the papers' convention."""
+    memory: float
+
+    def averages(self, tasks: tuple[str, ...]) -> list[float]:
+        """Mean over the tasks, for each seed that has them all."""
+        columns = [self.scores.get(task, []) for task in tasks]
+        return [statistics.fmean(row) for row in zip(*columns, strict=False)] if columns else []
+
+
+def _figure(values: list[float]) -> str:
+    """Mean and spread, in points."""
+    if not values:
+        return "-"
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {50 * (max(values) - min(values)):.1f}"
+
+
+def table(results: list[Result], tasks: tuple[str, ...]) -> str:
+    """Markdown; spread is half the distance between the best and the worst seed."""
+    heads = ["", *(NAMES[task] for task in tasks), "average", NAMES["sts"], "operations", "memory"]
+    rows = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    for result in results:
+        cells = [_figure(result.scores.get(task, [])) for task in tasks]
+        cells += [_figure(result.averages(tasks)), _figure(result.scores.get("sts", []))]
+        cells += [f"{result.operations:.1f}x", f"{result.memory:.1f}x"]
+        rows.append(f"| {result.name} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def write_comparison(
+    results: list[Result], tasks: tuple[str, ...], budget: str, out: Path, title: str
+) -> str:
+    """Write ``{title}.md`` and ``{title}.svg`` into `out`; returns the table."""
+    out.mkdir(parents=True, exist_ok=True)
+    shown = table(results, tasks)
+    heading = f"# {title.capitalize()} at the same budget\n\n{budget}\n\n"
+    (out / f"{title}.md").write_text(heading + shown)
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for result in results:
+        averages = result.averages(tasks)
+        if averages:
+            mean = 100 * statistics.fmean(averages)
+            axes.plot(result.operations, mean, "o")
+            axes.annotate(
+                result.name,
+                (result.operations, mean),
+                textcoords="offset points",
+                xytext=(6, 4),
+            )
+    axes.set_xlabel("operations saved (times)")
+    axes.set_ylabel(f"average of {', '.join(NAMES[task] for task in tasks)}")
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(out / f"{title}.svg")
+    pyplot.close(figure)
+    return shown

@@ -1,0 +1,101 @@
+"""Continued binary pretraining of a model against its original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from transformers import set_seed
+
+from bipft_compress.errors import RecipeError
+from bipft_compress.families import describe, max_sequence_length
+from bipft_compress.recipe import Recipe
+from bipft_compress.text.dataset import build_dataset
+from bipft_compress.training.collator import PretrainingCollator
+from bipft_compress.training.distillation import Distillation
+from bipft_compress.training.loop import fit, training_arguments, without_dropout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def train(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: str | Path,
+    recipe: Recipe,
+    directory: Path,
+    *,
+    steps: int | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Train `student` in place against `teacher`.
+
+    Args:
+        student: a binary model (see `compress`).
+        teacher: its full-precision original.
+        tokenizer: of both.
+        corpus: text; see `read_documents`.
+        recipe: its text, objective and training sections apply.
+        directory: for training checkpoints.
+        steps: optimiser steps, instead of the recipe's.
+        resume: go on from the newest checkpoint in `directory`.
+        console: for a progress bar.
+
+    Returns:
+        The logged points: step, tokens, loss, its terms, learning rate.
+
+    Raises:
+        RecipeError: the recipe does not fit the model, or its training section is not valid.
+        CorpusError: the text is missing, empty or not text.
+        TrainingError: nothing to resume from, or another run; or a loss that is not a number.
+        OutputError: the disk is full.
+    """
+    args = training_arguments(recipe.training, directory, steps)
+    _check_length(recipe, student)
+    set_seed(args.seed)
+    for part in (student, teacher):
+        without_dropout(part)
+    distillation = Distillation(student, teacher, describe(student), recipe.objective)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    # No more text is read than the steps can use.
+    limit = args.max_steps * batch if args.max_steps > 0 else None
+    with args.main_process_first():
+        dataset = build_dataset(corpus, tokenizer, recipe.text, limit=limit)
+    objective = recipe.objective
+    _freeze_unused(student, recipe)
+    collator = PretrainingCollator(
+        tokenizer,
+        masking=objective.masking if objective.mlm else 0.0,
+        pairs=bool(objective.nsp),
+        seed=args.seed,
+    )
+    run = recipe.model_dump(include={"text", "objective", "training"}) | {"steps": args.max_steps}
+    return fit(distillation, args, dataset, collator, run=run, resume=resume, console=console)
+
+
+def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:
+    # A next-sentence pair has one separator more than the sequence it was cut from.
+    largest = max_sequence_length(model.config) - bool(recipe.objective.nsp)
+    if recipe.text.sequence_length > largest:
+        raise RecipeError(
+            f"text.sequence_length = {recipe.text.sequence_length} is more than the "
+            f"{largest} tokens this model has positions for."
+        )
+
+
+def _freeze_unused(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Leave alone what no loss term reaches: several processes would wait for its gradients."""
+    encoder = describe(model)
+    heads = {"mlm", "nsp", "logits"} & recipe.objective.weights().keys()
+    for name, parameter in model.named_parameters():
+        pooler = encoder.pooler is not None and name.startswith(encoder.pooler)
+        head = not name.startswith(model.base_model_prefix) and model.base_model is not model
+        if (pooler or head) and not heads:
+            parameter.requires_grad_(False)
+    if recipe.embeddings.code == "full":
+        for path in (encoder.word_embeddings, *encoder.embeddings_kept):
+            model.get_submodule(path).requires_grad_(False)
