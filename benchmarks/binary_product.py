@@ -2,10 +2,11 @@
 
     python benchmarks/binary_product.py [--widths 768 3072 --outs 768 --counts 1 128] [--quick]
 
-Every system multiplies (M, K) activations by (N, K) weights that it prepared before;
-ours and NumKong's Hamming distances (pip install numkong) take activations that are packed already,
-int8 quantizes its own. The limit is what this path's instructions reach on registers, measured in
-the same rounds. All medians, one process, systems in turn.
+Every system multiplies (M, K) activations by (N, K) weights that it prepared before. Ours and
+NumKong's Hamming distances (pip install numkong) are kernels called on arrays, activations packed
+already; torch's are modules, and int8 quantizes its own activations. The limit is what this path's
+instructions reach on registers, measured in the same rounds. All medians, one process, systems in
+turn.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from profile_encoder import product_call
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from bipft_compress.benchmarking.profile import product_call
 from bipft_compress.benchmarking.timing import interleaved, torch_threads
 from bipft_compress.provenance import machine
 from bipft_compress.runtime.native import chosen_path, register_rate

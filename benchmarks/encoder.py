@@ -3,8 +3,8 @@
     python benchmarks/encoder.py [--batches 1 8 --lengths 32 128 512 --threads 1 2] [--quick]
 
 Weights are random: speed does not depend on them. All systems run in one process, their rounds in
-turn; medians, and the median over rounds of their time for ours. Ends with where the time of ours
-goes, beside the limit of this machine (see profile_encoder.py).
+turn; medians, and the median over rounds of their time for ours. Then where the time of ours goes,
+and how far it is from the limit of this machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import tempfile
 from pathlib import Path
 
-from profile_encoder import profile, profile_table
 from random_artefact import bert_base, write_random_artefact
 from rich.console import Console
 
@@ -54,10 +53,8 @@ def main() -> None:
                 for length in arguments.lengths:
                     rounds = rounds_of(batch * length, arguments.rounds)
                     measured = bench.measure(Setting(batch, length, threads, rounds))
-                    stages = profile(bench.packed, batch, length, threads, rounds)
                     show(measured, console)
-                    console.print(profile_table(stages))
-                    figures.append({"measured": measured.model_dump(), "profile": stages})
+                    figures.append(measured.model_dump())
                     if arguments.json:
                         arguments.json.write_text(json.dumps(figures, indent=2))
 

@@ -23,6 +23,12 @@ using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::dev
 using Rows = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Hidden = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Ids = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Steps = nb::ndarray<const std::uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Decoded = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Any = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
 // Owned by Python, aligned as programs must be.
@@ -105,6 +111,67 @@ void binary_product(const Rows& activations, const Bytes& weights, std::int64_t 
                    threads < 1 ? 1 : threads);
 }
 
+void require(bool fine, const char* what) {
+  if (!fine) throw std::invalid_argument(what);
+}
+
+bipft::Table table(const Rows& packed, const Steps& steps, int bits, std::int64_t columns) {
+  const auto rows = static_cast<std::int64_t>(packed.shape(0));
+  require(bits == 1 || bits == 4 || bits == 8, "rows have 1, 4 or 8 bits a number");
+  require(columns >= 1 && static_cast<std::int64_t>(packed.shape(1)) ==
+                              bipft::ceil_div(columns * bits, 8),
+          "rows have another number of bytes than their numbers need");
+  require(static_cast<std::int64_t>(steps.size()) == rows, "every row needs a step");
+  return {packed.data(), steps.data(), rows, columns, bits};
+}
+
+void rows(const Ids& ids, const Rows& packed, const Steps& steps, int bits, Decoded out,
+          const std::string& path, int threads) {
+  const auto source = table(packed, steps, bits, static_cast<std::int64_t>(out.shape(1)));
+  require(out.shape(0) == ids.size(), "every id needs a row of the result");
+  const bipft::Path& chosen = bipft::path_by_name(path.c_str());
+  nb::gil_scoped_release released;
+  chosen.rows(source, ids.data(), static_cast<std::int64_t>(ids.size()), out.data(), threads);
+}
+
+void words(const Ids& ids, const Rows& frequent, const Steps& frequent_steps, const Rows& books,
+           const Steps& book_steps, const Rows& codes, const Bytes& is_frequent,
+           const Counts& before, int frequent_bits, int book_bits, std::int64_t part, Decoded out,
+           const std::string& path, int threads) {
+  const auto columns = static_cast<std::int64_t>(out.shape(1));
+  const bipft::Words source{table(frequent, frequent_steps, frequent_bits, columns),
+                            table(books, book_steps, book_bits, part),
+                            codes.data(),
+                            is_frequent.data(),
+                            before.data(),
+                            static_cast<std::int64_t>(codes.shape(0)),
+                            static_cast<std::int64_t>(codes.shape(1))};
+  const std::int64_t bytes = bipft::ceil_div(source.frequent.rows + source.rare, 8);
+  require(source.parts == bipft::ceil_div(columns, part) &&
+              source.books.rows == source.parts * bipft::Words::kCentroids,
+          "the parts of words, their codes and their centroids do not match");
+  require(static_cast<std::int64_t>(is_frequent.size()) == bytes &&
+              static_cast<std::int64_t>(before.size()) == bytes,
+          "every eight words need a byte of flags and a count");
+  require(out.shape(0) == ids.size(), "every id needs a row of the result");
+  const bipft::Path& chosen = bipft::path_by_name(path.c_str());
+  nb::gil_scoped_release released;
+  chosen.words(source, ids.data(), static_cast<std::int64_t>(ids.size()), out.data(), threads);
+}
+
+void linear(const Matrix& x, const Rows& packed, const Steps& steps,
+            const std::optional<Vector>& bias, int bits, Decoded y, const std::string& path,
+            int threads) {
+  const auto source = table(packed, steps, bits, static_cast<std::int64_t>(x.shape(1)));
+  require(y.shape(0) == x.shape(0) && y.shape(1) == packed.shape(0) &&
+              (!bias || bias->size() == packed.shape(0)),
+          "the shapes of inputs, weights, bias and result do not match");
+  const bipft::Path& chosen = bipft::path_by_name(path.c_str());
+  nb::gil_scoped_release released;
+  chosen.linear(source, bias ? bias->data() : nullptr, x.data(),
+                static_cast<std::int64_t>(x.shape(0)), y.data(), threads);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -125,6 +192,12 @@ NB_MODULE(_native, m) {
   m.def("interleave", &interleave, "bits"_a, "in_features"_a, "path"_a);
   m.def("binary_product", &binary_product, "activations"_a, "weights"_a, "in_features"_a,
         "result"_a, "path"_a, "threads"_a);
+  m.def("rows", &rows, "ids"_a, "packed"_a, "steps"_a, "bits"_a, "result"_a, "path"_a, "threads"_a);
+  m.def("words", &words, "ids"_a, "frequent"_a, "frequent_steps"_a, "books"_a, "book_steps"_a,
+        "codes"_a, "is_frequent"_a, "before"_a, "frequent_bits"_a, "book_bits"_a, "part"_a,
+        "result"_a, "path"_a, "threads"_a);
+  m.def("linear", &linear, "x"_a, "packed"_a, "steps"_a, "bias"_a.none(), "bits"_a, "result"_a,
+        "path"_a, "threads"_a);
   m.def("compile_layer", &compile_layer, "arrays"_a, "numbers"_a, "path"_a);
   m.def("encoder_layer", &encoder_layer, "layer"_a, "x"_a, "mask"_a.none(), "y"_a, "threads"_a);
 }

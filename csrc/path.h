@@ -6,6 +6,7 @@
 
 #include "bits.h"
 #include "program.h"
+#include "table.h"
 
 namespace bipft {
 
@@ -19,6 +20,14 @@ struct Path {
                   int threads);
   void (*layer)(const Program& program, const float* x, const std::uint8_t* mask, float* y,
                 std::int64_t batch, std::int64_t length, int threads);
+  // Rows of a table or of words by id, (count, columns); std::out_of_range where there is none.
+  void (*rows)(const Table& table, const std::int64_t* ids, std::int64_t count, float* out,
+               int threads);
+  void (*words)(const Words& words, const std::int64_t* ids, std::int64_t count, float* out,
+                int threads);
+  // y = x table^T + bias: x (count, columns), y (count, rows), bias (rows) or null.
+  void (*linear)(const Table& table, const float* bias, const float* x, std::int64_t count,
+                 float* y, int threads);
   // The product's instructions on registers alone: busy_macs multiply-accumulates a round.
   void (*busy)(std::int64_t rounds);
   std::int64_t busy_macs;

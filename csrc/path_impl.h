@@ -6,6 +6,7 @@
 #include "layer.h"
 #include "path.h"
 #include "product.h"
+#include "rows.h"
 #include "threads.h"
 
 namespace bipft {
@@ -59,8 +60,8 @@ void busy(std::int64_t rounds) {
 
 template <class Isa>
 constexpr Path make_path(bool (*supported)()) {
-  return {Isa::name, Isa::layout, supported, product<Isa>, layer<Isa>,
-          busy<Isa>, 4 * Isa::macs};
+  return {Isa::name, Isa::layout, supported, product<Isa>, layer<Isa>, rows, words,
+          linear,    busy<Isa>,   4 * Isa::macs};
 }
 
 }  // namespace

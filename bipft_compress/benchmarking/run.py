@@ -14,6 +14,7 @@ import torch
 
 from bipft_compress import checkpoint
 from bipft_compress.benchmarking.peers import PYTORCH, Original, Ready, prepare, torch_call
+from bipft_compress.benchmarking.profile import packed_shape, profile
 from bipft_compress.benchmarking.resident import resident_bytes
 from bipft_compress.benchmarking.timing import interleaved, ratio, torch_threads
 from bipft_compress.errors import CheckpointError, UserError
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 OURS = "bipft-compress"
-PAUSE = 0.02
-"""Seconds between systems that use several threads."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class Bench:
             raise CheckpointError(
                 f"{directory} is not packed: make what runs with `bipft-compress pack`."
             )
+        self.directory = directory
         self.packed, _, record = load(directory)
         self.packed_bytes = (directory / WEIGHTS).stat().st_size
         self.original, self.described, trained = _original(directory, record)
@@ -77,7 +77,7 @@ class Bench:
         return {name: resident_bytes(*loader) for name, loader in self._loaders.items()}
 
     def measure(self, setting: Setting) -> Measured:
-        """One pass after the other, rounds of all systems interleaved.
+        """One pass after the other, rounds of all systems interleaved; then a profile of ours.
 
         Raises:
             UserError: the model has no positions for that many tokens.
@@ -100,7 +100,7 @@ class Bench:
             ready, missing = prepare(original)
             ready = {OURS: ours, **ready}
             calls = {name: made.call for name, made in ready.items()}
-            seconds = interleaved(calls, setting.rounds, PAUSE if setting.threads > 1 else 0.0)
+            seconds = interleaved(calls, setting.rounds, setting.threads)
             computer = machine()
         measured = [
             MeasuredSystem(
@@ -113,6 +113,7 @@ class Bench:
             )
             for name, made in ready.items()
         ]
+        shape = packed_shape(self.directory, setting.batch, setting.sequence_length)
         absent = [MeasuredSystem(name=name, note=reason) for name, reason in missing.items()]
         return Measured(
             batch=setting.batch,
@@ -125,6 +126,7 @@ class Bench:
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             original=self.described,
             systems=measured + absent,
+            profile=profile(self.packed, shape, ids, setting.threads, setting.rounds),
         )
 
 

@@ -11,10 +11,12 @@ import torch
 
 Call = Callable[[], object]
 
+PAUSE = 0.02
+"""Seconds between systems that use several threads: those of the system before may still spin in
+wait of more work, and would take a core from the next."""
 
-def interleaved(
-    calls: Mapping[str, Call], rounds: int, pause: float = 0.0
-) -> dict[str, list[float]]:
+
+def interleaved(calls: Mapping[str, Call], rounds: int, threads: int = 1) -> dict[str, list[float]]:
     """Seconds of each call in each round; every round runs each call once, in order.
 
     A machine whose speed drifts is then fair to all. Nothing is warmed up: call each once before.
@@ -22,13 +24,12 @@ def interleaved(
     Args:
         calls: by name.
         rounds: how often each is called.
-        pause: seconds before each call. Threads of the system before may still spin in wait of
-            more work, and would take a core from the next.
+        threads: that a call uses; with several there is a `PAUSE` before each.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            time.sleep(pause)
+            time.sleep(PAUSE if threads > 1 else 0)
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)

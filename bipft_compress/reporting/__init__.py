@@ -6,6 +6,7 @@ from bipft_compress.reporting.markdown import render_markdown
 from bipft_compress.reporting.schema import (
     Measured,
     MeasuredSystem,
+    Profile,
     Report,
     RunFacts,
     Score,
@@ -19,6 +20,7 @@ from bipft_compress.reporting.write import write_report
 __all__ = [
     "Measured",
     "MeasuredSystem",
+    "Profile",
     "Report",
     "RunFacts",
     "Score",

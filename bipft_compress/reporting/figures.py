@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bipft_compress.reporting import units
-from bipft_compress.reporting.kinds import MEMORY_KINDS, OPERATION_KINDS
-from bipft_compress.reporting.schema import Report
+from bipft_compress.reporting.kinds import MEMORY_KINDS, OPERATION_KINDS, STAGES
+from bipft_compress.reporting.schema import Profile, Report
 
 _Values = tuple[Sequence[float], units.Unit]
 
 FULL_COLOUR = "#7b8794"
 COMPRESSED_COLOUR = "#0b6e99"
+_STAGE_COLOURS = ("#9aa5b1", COMPRESSED_COLOUR, "#4ea3c8", "#a5d3e8", "#f0b429", "#cbd2d9")
 _STYLE: Any = {
     # Without a fixed salt every drawing would get other ids, and every report other bytes.
     "svg.hashsalt": "bipft-compress",
@@ -40,10 +41,12 @@ _STYLE: Any = {
 def draw_figures(report: Report) -> dict[str, str]:
     """Name of a figure to its SVG; only figures that there is something to show in.
 
-    Names: ``operations``, ``memory``, ``errors`` and ``training``.
+    Names: ``operations``, ``memory``, ``profile``, ``errors`` and ``training``.
     """
     with rc_context(_STYLE):
         figures = {"operations": _operations(report), "memory": _memory(report)}
+        if report.measured and report.measured.profile:
+            figures["profile"] = _profile(report.measured.profile)
         if report.layer_errors:
             figures["errors"] = _errors(report.layer_errors)
         if len(report.training) > 1:
@@ -113,6 +116,25 @@ def _bars(axes: Axes, names: Sequence[str], data: _Values, name: str, colour: st
     axes.set_xlim(0, 1.18 * max(shown))
     axes.set_xlabel(unit.name)
     axes.set_title(f"{name}: {unit.show(sum(values))} {unit.name}")
+
+
+def _profile(profile: Profile) -> Figure:
+    """One bar of stages, and the limit of its products as a line across it."""
+    figure = Figure(figsize=(9, 1.9), layout="constrained")
+    axes = figure.subplots()
+    left = 0.0
+    for (stage, name), colour in zip(STAGES.items(), _STAGE_COLOURS, strict=True):
+        if stage in profile.stages:
+            width = profile.stages[stage]
+            axes.barh(0, width, left=left, height=0.6, color=colour, label=name)
+            left += width
+    axes.axvline(profile.limit_milliseconds, color="#1f2933", linestyle="--", label="limit")
+    axes.set_xlim(0, 1.02 * max(left, profile.limit_milliseconds))
+    axes.set_yticks([])
+    axes.set_xlabel("ms")
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=9)
+    return figure
 
 
 def _errors(errors: Sequence[float]) -> Figure:

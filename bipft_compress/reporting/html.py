@@ -14,6 +14,7 @@ from bipft_compress.reporting.sections import headline, sections, title
 _ALT = {
     "operations": "Operations by kind in full precision and compressed",
     "memory": "Memory by kind in full precision and compressed",
+    "profile": "Milliseconds of each stage of a forward pass, and the limit of its products",
     "errors": "Squared error of each layer",
     "training": "Training loss against tokens",
 }

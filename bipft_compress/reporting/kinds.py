@@ -1,4 +1,4 @@
-"""What the kinds of operation and memory are called, in the order shown."""
+"""What kinds of operation and memory and stages of a pass are called, in the order shown."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ MEMORY_KINDS = {
     "head": "task head, projections",
 }
 """Kinds of `MemoryPart`."""
+
+STAGES = {
+    "embeddings": "embeddings",
+    "linear": "linear products",
+    "attention": "attention products",
+    "rest": "rest of the layers",
+    "pooler": "pooler",
+    "outside": "Python, torch, heads",
+}
+"""Stages of a forward pass, see `schema.Profile`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bipft_compress.reporting import units
+from bipft_compress.reporting.kinds import STAGES
 from bipft_compress.reporting.layout import Row, Section, Table
-from bipft_compress.reporting.schema import Measured, Report, TrainingPoint
+from bipft_compress.reporting.schema import Measured, Profile, Report, TrainingPoint
 
 _TRAINING_ROWS = 10
 
@@ -32,6 +33,35 @@ def latency_section(measured: Measured) -> Section:
             "Resident: by how much loading the model grows a process, once every weight was read.",
         ),
         table=Table(("system", "ms", "time / ours", "file", "resident", ""), "lrrrrl", rows),
+    )
+
+
+def profile_section(profile: Profile) -> Section:
+    """Stages of a forward pass and their distance to the limit, with their figure."""
+    whole = profile.milliseconds
+    rows: list[Row] = [
+        (name, f"{profile.stages[stage]:.2f}", units.share(profile.stages[stage], whole))
+        for stage, name in STAGES.items()
+        if stage in profile.stages
+    ]
+    rows.append(("sum", f"{whole:.2f}", "100.0 %"))
+    return Section(
+        "Where the time goes",
+        (limit_sentence(profile),),
+        figure="profile",
+        table=Table(("stage", "ms", "share"), "lrr", rows),
+    )
+
+
+def limit_sentence(profile: Profile) -> str:
+    """How far a forward pass is from what its binary products take on registers."""
+    macs, limit = profile.binary_macs / 1e9, profile.limit_milliseconds
+    products = profile.stages["linear"] + profile.stages["attention"]
+    return (
+        f"{macs:.3g} G binary multiply-accumulates take {limit:.2f} ms at the "
+        f"{1e3 * macs / limit:.0f} G a second that these kernels' instructions reach here where "
+        f"they wait for no memory: the pass is at {units.share(profile.reached, 1)} of that limit, "
+        f"its products at {units.share(limit, products)}."
     )
 
 

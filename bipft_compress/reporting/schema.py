@@ -68,10 +68,28 @@ class MeasuredSystem(_Section):
     note: str = Field("", description="Its precision, or why it does not run.")
 
 
+class Profile(_Section):
+    """Where the time of one forward pass of ours goes, and how far it is from the limit."""
+
+    milliseconds: float = Field(description="Median of a pass, apart from those beside peers.")
+    stages: dict[str, float] = Field(
+        description="Milliseconds of embeddings, of linear and attention (their products), of the "
+        "rest of the layers, of the pooler and of what is outside them (Python, torch, heads)."
+    )
+    binary_macs: int = Field(
+        ge=1, description="Multiply-accumulates of one bit by one; m by n bits count m n."
+    )
+    limit_milliseconds: float = Field(
+        description="What binary_macs take on registers, where these kernels' own XOR, popcount "
+        "and add wait for no memory: measured between the passes."
+    )
+    reached: float = Field(description="limit_milliseconds / milliseconds.")
+
+
 class Measured(_Section):
     """Latency and size of the packed model beside peers, in one process, rounds interleaved."""
 
-    version: Literal[1] = Field(1, description="Of this section's layout.")
+    version: Literal[1, 2] = Field(2, description="Of this section's layout; 2 has a profile.")
     batch: int = Field(ge=1, description="Sequences of a forward pass.")
     sequence_length: int = Field(ge=1, description="Tokens of a sequence, none of them padding.")
     threads: int = Field(ge=1, description="That every system may use.")
@@ -82,6 +100,9 @@ class Measured(_Section):
     date: str = Field(description="ISO 8601, UTC.")
     original: str = Field(description="What the peers run, in words.")
     systems: list[MeasuredSystem] = Field(description="Ours first; those that do not run last.")
+    profile: Profile | None = Field(
+        None, description="Of ours; null in version 1, and where the reference runs."
+    )
 
 
 class RunFacts(_Section):

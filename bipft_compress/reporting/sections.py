@@ -14,6 +14,7 @@ from bipft_compress.reporting.measured import (
     errors_section,
     latency_change,
     latency_section,
+    profile_section,
     quality_section,
     training_section,
 )
@@ -105,6 +106,8 @@ def sections(report: Report) -> list[Section]:
     ]
     if report.measured:
         found.append(latency_section(report.measured))
+        if report.measured.profile:
+            found.append(profile_section(report.measured.profile))
     if report.quality:
         found.append(quality_section(report))
     if report.layer_errors:

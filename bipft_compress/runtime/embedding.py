@@ -1,4 +1,7 @@
-"""Tables and the pooler on packed bits: rows are decoded when, and only where, they are read."""
+"""Tables and the pooler on packed bits: rows are decoded when, and only where, they are read.
+
+Kernels decode them where there are any; what they must reproduce stands here in torch.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bipft_compress.nn import CompressedEmbedding, TiedDecoder
+from bipft_compress.runtime import ops
 from bipft_compress.runtime.bits import unpack_fields, unpack_signs
 from bipft_compress.runtime.codec import decode_rows
+from bipft_compress.runtime.native import REFERENCE, chosen_path
 
 _CHUNK_ROWS = 4096
 
 
 class PackedEmbedding(CompressedEmbedding):
     """A table of packed rows; `weight` decodes all of it, for whoever must have it whole."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.path = chosen_path()
 
     @property
     def device(self) -> torch.device:
@@ -34,12 +44,13 @@ class PackedSignEmbedding(PackedEmbedding):
     scale: Tensor
 
     def __init__(self, packed: Tensor, scale: Tensor, columns: int) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim = packed.shape[0], columns
+        super().__init__(packed.shape[0], columns)
         self.register_buffer("packed", packed)
         self.register_buffer("scale", scale)
 
     def rows(self, ids: Tensor) -> Tensor:
+        if self.path != REFERENCE:
+            return ops.rows(ids, self.packed, self.scale, 1, self.embedding_dim, self.path)
         return unpack_signs(self.packed[ids], self.embedding_dim) * self.scale[ids].float()
 
 
@@ -57,12 +68,14 @@ class PackedRoundedEmbedding(PackedEmbedding):
     scale: Tensor
 
     def __init__(self, packed: Tensor, scale: Tensor, bits: int, columns: int) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim, self.bits = packed.shape[0], columns, bits
+        super().__init__(packed.shape[0], columns)
+        self.bits = bits
         self.register_buffer("packed", packed)
         self.register_buffer("scale", scale)
 
     def rows(self, ids: Tensor) -> Tensor:
+        if self.path != REFERENCE:
+            return ops.rows(ids, self.packed, self.scale, self.bits, self.embedding_dim, self.path)
         return decode_rows(self.packed[ids], self.scale[ids], self.bits, self.embedding_dim)
 
 
@@ -89,9 +102,7 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
         is_frequent: Tensor,
         columns: int,
     ) -> None:
-        super().__init__()
-        self.num_embeddings = frequent.num_embeddings + codes.shape[0]
-        self.embedding_dim = columns
+        super().__init__(frequent.num_embeddings + codes.shape[0], columns)
         self.frequent, self.books = frequent, books
         self.register_buffer("codes", codes)
         self.register_buffer("is_frequent", is_frequent)
@@ -101,6 +112,19 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
         self.register_buffer("before", before, persistent=False)
 
     def rows(self, ids: Tensor) -> Tensor:
+        if self.path == REFERENCE:
+            return self._reference_rows(ids)
+        frequent, books = self.frequent, self.books
+        return ops.words(
+            ids,
+            [frequent.packed, frequent.scale],
+            [books.packed, books.scale],
+            [self.codes, self.is_frequent, self.before],
+            [frequent.bits, books.bits, books.embedding_dim, self.embedding_dim],
+            self.path,
+        )
+
+    def _reference_rows(self, ids: Tensor) -> Tensor:
         byte, place = ids // 8, ids % 8
         flags = unpack_fields(self.is_frequent[byte].unsqueeze(-1), 1, 8)
         frequent = flags.gather(-1, place.unsqueeze(-1)).squeeze(-1).bool()
@@ -134,8 +158,13 @@ class PackedRoundedLinear(nn.Module):
         """The decoded weight, (outputs, inputs)."""
         return self.table.weight
 
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` of shape (..., inputs) to (..., outputs)."""
+        table = self.table
+        if table.path != REFERENCE:
+            y = ops.linear(x.float(), table.packed, table.scale, self.bias, table.bits, table.path)
+            return y.to(x.dtype)
         return F.linear(x, self.weight, self.bias)
 
 

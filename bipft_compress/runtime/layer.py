@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers.masking_utils import AttentionMaskInterface
 
 from bipft_compress.families import LINEAR_KINDS
 from bipft_compress.nn.attention import SMALLEST_SCALE
@@ -25,6 +26,9 @@ from bipft_compress.runtime.parameters import (
     SharedLowRank,
 )
 from bipft_compress.runtime.program import compile_layer
+
+MASKS = "bipft_packed"
+"""Attention by this name makes transformers hand on the mask of tokens as it is."""
 
 logger = logging.getLogger("bipft_compress")
 
@@ -202,9 +206,12 @@ def make_layer(tensors: Mapping[str, Tensor], facts: LayerFacts) -> PackedLayer 
     return PackedLayer(tensors, facts)
 
 
-def _of_keys(mask: Tensor) -> bool:
-    """Whether all queries may attend to the same keys."""
-    return bool((mask == mask[:, :1, :1]).all())
+def _of_tokens(*, attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
+    """The mask of tokens as it is: the kernels want no mask of pairs."""
+    return attention_mask
+
+
+AttentionMaskInterface.register(MASKS, _of_tokens)
 
 
 def run_packed(
@@ -213,14 +220,9 @@ def run_packed(
     """The `forward` of a transformers layer whose only child, ``packed``, is of `make_layer`.
 
     Raises:
-        ValueError: a mask that is not of keys alone.
+        ValueError: a mask of pairs of tokens.
     """
-    key_mask = None
-    if attention_mask is not None:
-        key_mask = attention_mask[:, 0, 0, :]
-        # A traced graph cannot branch on what a mask holds: there it is taken at its word.
-        tracing = torch.compiler.is_compiling()
-        if attention_mask.dtype != torch.bool or not (tracing or _of_keys(attention_mask)):
-            raise ValueError("a packed model takes masks of tokens (batch, length), no others")
+    if attention_mask is not None and attention_mask.dim() != 2:
+        raise ValueError("a packed model takes masks of tokens (batch, length), no others")
     packed: PackedLayer | CompiledLayer = self.packed  # type: ignore[assignment]
-    return packed(hidden_states, key_mask)  # type: ignore[no-any-return]
+    return packed(hidden_states, attention_mask)  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from types import MethodType
@@ -31,7 +32,7 @@ from bipft_compress.runtime.embedding import (
     PackedRoundedLinear,
     PackedSignEmbedding,
 )
-from bipft_compress.runtime.layer import LayerFacts, make_layer, run_packed
+from bipft_compress.runtime.layer import MASKS, LayerFacts, make_layer, run_packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -101,7 +102,7 @@ class Skeleton:
     def __init__(self, config: PretrainedConfig, recipe: Recipe) -> None:
         # Parameters on the meta device cost nothing; buffers follow from the configuration.
         with init_empty_weights(include_buffers=False):
-            self.model = checkpoint.model_from_config(config)
+            self.model = checkpoint.model_from_config(copy.deepcopy(config))
         self.model.tie_weights()
         self.recipe = recipe
         self.encoder: Encoder = swap(self.model, recipe)[0]
@@ -133,6 +134,7 @@ class Skeleton:
                 bias = get_module(self.model, self.encoder.decoder).bias
                 assert bias is None or isinstance(bias, nn.Parameter)
                 set_module(self.model, self.encoder.decoder, PackedDecoder(packed, bias))
+        self.model.config._attn_implementation = MASKS
         self.model.requires_grad_(False).eval()
         return self.model
 

@@ -6,43 +6,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "compile.h"
-#include "path.h"
+#include "testing.h"
 
 namespace {
 
 using namespace bipft;
-
-std::mt19937 generator(0);
-
-int between(int least, int most) {
-  return std::uniform_int_distribution<int>(least, most)(generator);
-}
-
-std::vector<float> normal(std::int64_t count, float scale) {
-  std::normal_distribution<float> draw(0.0f, scale);
-  std::vector<float> values(count);
-  for (float& value : values) value = draw(generator);
-  return values;
-}
-
-std::vector<std::uint8_t> random_bytes(std::int64_t count) {
-  std::vector<std::uint8_t> bytes(count);
-  for (auto& byte : bytes) byte = static_cast<std::uint8_t>(between(0, 255));
-  return bytes;
-}
-
-int failures = 0;
-
-void check(bool fine, const char* what, const Path& path, const std::string& shape) {
-  if (fine) return;
-  ++failures;
-  std::printf("FAILED %s on %s: %s\n", what, path.name, shape.c_str());
-}
+using namespace testing;
 
 // Every path against one bit at a time.
 void test_product(int in, int out, int count) {
@@ -284,12 +257,15 @@ int main(int argc, char** argv) {
         test_layer({2, 24, 40, bits, bits, 1, length, rank, bits == 1 && rank == 0, false});
       }
   test_layer({1, 70, 300, 1, 1, 1, 9, 0, true, true});
+  test_tables(1, 1, 1);
+  for (int columns : {3, 8, 17, 100, 768}) test_tables(between(1, 40), columns, between(1, 13));
   test_refusals();
   const auto start = std::chrono::steady_clock::now();
   long rounds = 0;
   while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds) {
     test_product(between(1, 2000), between(1, 150), between(1, 20));
     test_layer(random_shape());
+    test_tables(between(1, 40), between(1, 400), between(1, 40));
     ++rounds;
   }
   for (const Path* path : supported_paths()) std::printf("%s ", path->name);

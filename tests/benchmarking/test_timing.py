@@ -3,7 +3,7 @@ from contextlib import suppress
 
 import torch
 
-from bipft_compress.benchmarking.timing import interleaved, ratio, torch_threads
+from bipft_compress.benchmarking.timing import PAUSE, interleaved, ratio, torch_threads
 
 
 def test_rounds_take_turns():
@@ -17,6 +17,15 @@ def test_rounds_take_turns():
 def test_seconds_are_seconds():
     (value,) = interleaved({"sleep": lambda: time.sleep(0.02)}, 1)["sleep"]
     assert value >= 0.02
+
+
+def test_several_threads_pause_between_systems(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    interleaved({"a": int, "b": int}, 2)
+    assert not any(pauses)
+    interleaved({"a": int, "b": int}, 2, threads=2)
+    assert pauses[-4:] == [PAUSE] * 4
 
 
 def test_a_ratio_is_of_the_same_round():

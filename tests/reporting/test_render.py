@@ -9,6 +9,7 @@ from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import (
     Measured,
     MeasuredSystem,
+    Profile,
     Report,
     RunFacts,
     TrainingPoint,
@@ -138,17 +139,22 @@ def test_units(unit, value, shown):
     assert unit.show(value) == shown
 
 
-def test_measured_beside_peers(tiny_config):
+@pytest.fixture
+def measured():
     systems = [
         MeasuredSystem(name="bipft-compress", milliseconds=10, ratio=1, file_bytes=2**20),
         MeasuredSystem(name="PyTorch fp32", milliseconds=41, ratio=4.1),
         MeasuredSystem(name="OpenVINO", note="not installed (<openvino>)"),
     ]
-    measured = Measured(
+    return Measured(
         batch=1, sequence_length=7, threads=1, rounds=3, path="avx2", machine="a machine",
         torch_version="2", date="2026-01-01T00:00:00+00:00", original="the original",
         systems=systems,
     )  # fmt: skip
+
+
+def test_measured_beside_peers(tiny_config, measured):
+    systems = measured.systems
     run = RunFacts(measured=measured)
     report = report_from_config(tiny_config, Recipe(), sequence_length=7, run=run)
     assert Report.model_validate_json(report.model_dump_json()) == report
@@ -162,3 +168,33 @@ def test_measured_beside_peers(tiny_config):
     )
     other = report.model_copy(update={"measured": slower})
     assert "2.00x slower" in render_markdown(other)
+
+
+def test_where_the_time_goes(tiny_config, measured):
+    profile = Profile(
+        milliseconds=20.0,
+        stages={"embeddings": 1, "linear": 12, "attention": 0.5, "rest": 5.5, "outside": 1},
+        binary_macs=6_000_000_000,
+        limit_milliseconds=8.0,
+        reached=0.4,
+    )
+    run = RunFacts(measured=measured.model_copy(update={"profile": profile}))
+    report = report_from_config(tiny_config, Recipe(), sequence_length=7, run=run)
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    markdown, html = render_markdown(report), render_html(report)
+    for text in (markdown, html):
+        assert "6 G binary multiply-accumulates take 8.00 ms at the 750 G a second" in text
+        assert "the pass is at 40.0 % of that limit, its products at 64.0 %" in text
+    assert "| linear products | 12.00 | 60.0 % |" in markdown
+    assert "| sum | 20.00 | 100.0 % |" in markdown
+    page = Page(html)
+    assert page.tags.count("svg") == 3
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_a_measurement_of_the_first_version_still_loads(tiny_config, measured):
+    old = measured.model_dump(exclude={"profile"}) | {"version": 1}
+    run = RunFacts(measured=old)
+    report = report_from_config(tiny_config, Recipe(), sequence_length=7, run=run)
+    assert report.measured.version == 1
+    assert "Where the time goes" not in render_markdown(report)

@@ -19,6 +19,7 @@ from bipft_compress.runtime.artefact import write_artefact
 from bipft_compress.runtime.bits import pack_signs
 from bipft_compress.runtime.codec import pack_state
 from bipft_compress.runtime.model import Skeleton
+from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE, paths
 from bipft_compress.runtime.parameters import (
     AttentionParameters,
     HeadwiseLowRank,
@@ -44,6 +45,13 @@ class Binary(NamedTuple):
     student: PreTrainedModel
     teacher: PreTrainedModel
     encoder: Encoder
+
+
+@pytest.fixture(params=sorted({paths()[0], REFERENCE}))
+def path(request, monkeypatch):
+    """The fastest path of this machine, and the reference."""
+    monkeypatch.setenv(PATH_VARIABLE, request.param)
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from bipft_compress.runtime.embedding import PackedDecoder, PackedEmbedding, Pac
 
 @pytest.mark.parametrize("subvector", [2, 5, 12])
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 0.99])
-def test_rows_of_frequency_aware_tables(make_binary, pack_in_memory, subvector, fraction):
+def test_rows_of_frequency_aware_tables(make_binary, pack_in_memory, path, subvector, fraction):
     recipe = {"embeddings": {"subvector": subvector, "frequent_fraction": fraction}}
     pair = make_binary("bert", recipe=recipe)
     _, model = pack_in_memory(pair, recipe)
@@ -24,7 +24,7 @@ def test_rows_of_frequency_aware_tables(make_binary, pack_in_memory, subvector, 
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_the_other_tables(make_binary, pack_in_memory, bits):
+def test_the_other_tables(make_binary, pack_in_memory, path, bits):
     recipe = {
         "embeddings": {"code": "sign"},
         "kept": {"position_embeddings": bits, "pooler": bits},
@@ -37,7 +37,7 @@ def test_the_other_tables(make_binary, pack_in_memory, bits):
     assert isinstance(ours, PackedRoundedLinear)
     assert torch.equal(ours.weight, theirs.weight)
     x = torch.randn(2, 36, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(ours(x), theirs(x))
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-6, rtol=1e-6)
 
 
 def _same_rows(original, packed):
@@ -51,7 +51,7 @@ def _same_rows(original, packed):
 
 @pytest.mark.parametrize("code", ["sign", "frequency-aware"])
 def test_the_decoder_reads_the_packed_table_in_chunks(
-    make_binary, pack_in_memory, family, code, padded, monkeypatch
+    make_binary, pack_in_memory, path, family, code, padded, monkeypatch
 ):
     monkeypatch.setattr(packed_modules, "_CHUNK_ROWS", 30)
     recipe = {"embeddings": {"code": code}}

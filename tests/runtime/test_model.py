@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bipft_compress.runtime.layer import CompiledLayer, PackedLayer
-from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE, paths
+from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE
 
 from .conftest import EVERYTHING, RANKS
 
@@ -27,13 +27,6 @@ RECIPES = {
     },
 }
 CLOSE = {"atol": 1e-5, "rtol": 0}
-
-
-@pytest.fixture(params=sorted({paths()[0], REFERENCE}))
-def path(request, monkeypatch):
-    """The fastest path of this machine, and the reference."""
-    monkeypatch.setenv(PATH_VARIABLE, request.param)
-    return request.param
 
 
 def test_layers_run_on_the_path_asked_for(make_binary, pack_in_memory, path):
