@@ -125,7 +125,7 @@ def test_facts_of_the_model_and_of_the_run(tiny_config, facts):
     assert (model.type, model.layers, model.hidden_size, model.heads) == ("bert", 2, 36, 3)
     assert (model.vocabulary, model.intermediate_size, model.head_dim) == (101, 50, 12)
     assert model.checkpoint == facts.checkpoint
-    assert report.recipe == Recipe().model_dump()
+    assert report.recipe == Recipe().model_dump(mode="json")
     assert report.quality == facts.quality
     assert report.training == facts.training
     assert {entry.action for entry in report.swapped} == {"binary", "coded", "rounded", "kept"}
