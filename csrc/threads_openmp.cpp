@@ -1,0 +1,33 @@
+// OpenMP's threads, which are torch's own where both use one library. A set of threads beside them
+// would have to take their cores: they spin there for milliseconds after each use. As with torch
+// itself, a process that is forked once they have run can not use them: spawn it instead.
+#include <omp.h>
+
+#include <atomic>
+#include <exception>
+
+#include "threads.h"
+
+namespace bipft {
+
+void parallel_for(std::int64_t items, int threads,
+                  const std::function<void(std::int64_t, int)>& body) {
+  if (threads < 2 || items < 2) {
+    for (std::int64_t i = 0; i < items; ++i) body(i, 0);
+    return;
+  }
+  std::atomic<std::int64_t> next{0};
+  std::exception_ptr error;
+  // All threads even for few items: OpenMP ends those that a smaller team leaves over.
+#pragma omp parallel num_threads(threads)
+  try {
+    for (std::int64_t i = next++; i < items; i = next++) body(i, omp_get_thread_num());
+  } catch (...) {
+    next = items;
+#pragma omp critical
+    error = std::current_exception();
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+}  // namespace bipft
