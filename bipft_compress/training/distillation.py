@@ -127,10 +127,11 @@ class Distillation:
             for key in ("input_ids", "attention_mask", "token_type_ids")
             if key in batch
         }
-        if self.teacher is None:
-            return self._head_terms(model(**inputs), {}, batch)
         # A head over the vocabulary costs as much as the encoder: it sees what is asked for alone.
         asked = batch["labels"] >= 0 if "mlm" in self.weights else None
+        if self.teacher is None:
+            with _at_positions(self.student, asked):
+                return self._head_terms(model(**inputs), {}, batch)
         teacher = self.teacher if "logits" in self.weights else self.teacher.base_model
         with (
             torch.no_grad(),

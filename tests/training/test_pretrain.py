@@ -222,9 +222,15 @@ def test_a_teacher_that_is_not_asked_does_not_run(make_pair):
     pair.teacher.register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
     objective = Recipe.load(recipe).objective
     distillation = Distillation(pair.student, pair.teacher, pair.encoder, objective)
-    ids = torch.tensor([[5, 6, 7]])
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-    assert distillation(pair.student, batch).keys() == {"mlm"}
+    ids = torch.tensor([[5, 6, 7], [8, 9, 5]])
+    labels = torch.tensor([[-100, 7, -100], [6, -100, -100]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    terms = distillation(pair.student, batch)
+    assert terms.keys() == {"mlm"}
+    with torch.no_grad():
+        logits = pair.student(ids, attention_mask=torch.ones_like(ids)).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(terms["mlm"], expected)
 
 
 @pytest.mark.parametrize(
