@@ -51,8 +51,9 @@ def _fit_frequency_aware(
         vectors = parts[:, part].contiguous().numpy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # fewer distinct vectors than clusters is fine
+            # Starting from k-means++ takes four times as long for half a percent of the error.
             means = MiniBatchKMeans(
-                clusters, batch_size=4096, max_iter=12, n_init=1, random_state=seed
+                clusters, init="random", batch_size=4096, max_iter=12, n_init=1, random_state=seed
             ).fit(vectors, sample_weight=weights)
         embedding.codebooks[part, :clusters] = torch.from_numpy(means.cluster_centers_)
         embedding.codes[:, part] = torch.from_numpy(means.labels_).to(torch.uint8)

@@ -113,7 +113,11 @@ def _fit_stage(
 
     shift, scale = _calibrate(_pilot(student_input, len(ours)), binary[0].bits, shifted=closed)
     if closed:
-        moments = LinearMoments(binary[0].in_features, sum(one.out_features for one in binary))
+        moments = LinearMoments(
+            binary[0].in_features,
+            sum(one.out_features for one in binary),
+            of_inputs=any(one.rank for one in binary),
+        )
         # Moments cost in_features^2 a token, and a few dozen tokens an input settle them.
         tokens = sum(ours.hidden(batch)[..., 0].numel() for batch in range(len(ours)))
         stride = max(1, tokens // (TOKENS_PER_INPUT * binary[0].in_features))

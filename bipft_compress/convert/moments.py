@@ -27,10 +27,13 @@ class LinearMoments:
     Args:
         in_features: width of x and b.
         out_features: width of y.
+        of_inputs: gather what an estimator, which reads x itself, is fitted to; if not, ``xx``,
+            ``bx`` and ``yx`` stay 0, and gathering costs half as much.
     """
 
     in_features: int
     out_features: int
+    of_inputs: bool = True
 
     def __post_init__(self) -> None:
         n, m = self.in_features, self.out_features
@@ -57,25 +60,30 @@ class LinearMoments:
         self.b += b.sum(0)
         self.y += y.sum(0)
         self.yy += y.square().sum(0)
-        self.xx += x.T @ x
         self.bb += b.T @ b
-        self.bx += b.T @ x
-        self.yx += y.T @ x
         self.yb += y.T @ b
+        if self.of_inputs:
+            self.xx += x.T @ x
+            self.bx += b.T @ x
+            self.yx += y.T @ x
 
     def centred(self) -> Covariances:
         """Covariances of everything gathered so far."""
         self._flush()
         n = self.count
         x, b, y = self.x / n, self.b / n, self.y / n
+
+        def of_inputs(sums: Tensor, mean: Tensor) -> Tensor:
+            return sums / n - torch.outer(mean, x) if self.of_inputs else sums
+
         return Covariances(
             mean_x=x,
             mean_b=b,
             mean_y=y,
-            xx=self.xx / n - torch.outer(x, x),
+            xx=of_inputs(self.xx, x),
             bb=self.bb / n - torch.outer(b, b),
-            bx=self.bx / n - torch.outer(b, x),
-            yx=self.yx / n - torch.outer(y, x),
+            bx=of_inputs(self.bx, b),
+            yx=of_inputs(self.yx, y),
             yb=self.yb / n - torch.outer(y, b),
             yy=self.yy / n - y * y,
         )

@@ -295,3 +295,16 @@ def test_regression_beats_the_other_starts():
         for method in ("regression", "weight-svd", "random", "zero")
     }
     assert min(error, key=error.get) == "regression"
+
+
+@pytest.mark.parametrize("refits", [0, 2])
+def test_without_an_estimator_the_moments_of_inputs_do_not_matter(refits):
+    x, b, y, weight = _data()
+    lean = LinearMoments(x.shape[1], y.shape[1], of_inputs=False)
+    lean.update(x, b, y)
+    assert not lean.centred().xx.any()
+    options = {"rank": 0, "refits": refits, "sweeps": 1, "damping": 1e-3}
+    fits = [_fit(weight, m, **options) for m in (_moments(x, b, y), lean.centred())]
+    for name in ("signs", "scale", "bias"):
+        assert torch.equal(getattr(fits[0], name), getattr(fits[1], name))
+    assert fits[0].error == pytest.approx(fits[1].error)
