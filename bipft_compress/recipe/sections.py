@@ -1,30 +1,22 @@
-"""Recipes: every choice of a compression in one validated YAML file."""
+"""The sections of a recipe: every key with its type, range and meaning."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from bipft_compress.errors import RecipeError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Bits = Literal[1, 2, 4, 8]
 Rank = int
-_PACKAGE = Path(__file__).parent
-# A wheel carries the recipes inside the package; in a checkout they lie beside it.
-SHIPPED = next(
-    (path for path in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if path.is_dir()),
-    _PACKAGE / "recipes",
-)
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Values that cannot be changed, and no key but those named."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Activations(_Section):
+class Activations(Section):
     """How activations become bits (METHOD: one shift, one scale, k bit planes)."""
 
     bits: Bits = Field(1, description="Bits of an activation, a query and a probability.")
@@ -48,7 +40,7 @@ class Activations(_Section):
         return self
 
 
-class Embeddings(_Section):
+class Embeddings(Section):
     """How the word embeddings are stored; they are looked up, never multiplied."""
 
     code: Literal["full", "sign", "frequency-aware"] = Field(
@@ -62,7 +54,7 @@ class Embeddings(_Section):
     )
 
 
-class Kept(_Section):
+class Kept(Section):
     """Storage of what stays out of the 1-bit arithmetic: bits a number, 32 for as it was."""
 
     position_embeddings: Literal[4, 8, 16, 32] = Field(
@@ -74,7 +66,7 @@ class Kept(_Section):
     )
 
 
-class Estimators(_Section):
+class Estimators(Section):
     """Ranks of the residual estimators by kind of module; 0 for none."""
 
     query: Rank = Field(0, ge=0)
@@ -97,7 +89,7 @@ class Estimators(_Section):
         return self.model_dump(exclude={"attention_reads", "bits"})
 
 
-class Stage(_Section):
+class Stage(Section):
     """A precision that pretraining goes on to, from a student of more bits (BiT's schedule)."""
 
     bits: Bits = Field(1, description="Bits of an activation, a query and a probability.")
@@ -105,7 +97,7 @@ class Stage(_Section):
     share: float = Field(0.5, gt=0, lt=1, description="Of all optimiser steps.")
 
 
-class Initialisation(_Section):
+class Initialisation(Section):
     """Where the binary model starts."""
 
     method: Literal["regression", "weight-svd", "random", "zero"] = Field(
@@ -145,7 +137,7 @@ class Initialisation(_Section):
         return self
 
 
-class Text(_Section):
+class Text(Section):
     """How text becomes training sequences."""
 
     unit: Literal["packed", "sentences"] = Field(
@@ -161,7 +153,7 @@ class Text(_Section):
     )
 
 
-class Terms(_Section):
+class Terms(Section):
     """Weights of the distillation terms; 0 leaves a term out."""
 
     _options: ClassVar[set[str]] = {"temperature"}
@@ -205,7 +197,7 @@ class TaskObjective(Terms):
     hidden_states: float = Field(1.0, ge=0, description="MSE of hidden states, per layer.")
 
 
-class Finetuning(_Section):
+class Finetuning(Section):
     """How a checkpoint, binary or not, is fine-tuned on a labelled task."""
 
     sequence_length: int = Field(128, ge=4, description="Longest text or pair, in tokens.")
@@ -219,106 +211,3 @@ class Finetuning(_Section):
     training: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
     )
-
-
-class Recipe(_Section):
-    """Every choice of a compression. Load one by name or file with `Recipe.load`."""
-
-    name: str = Field("custom", description="Shown in reports.")
-    description: str = Field("", description="One line, shown by `bipft-compress recipes`.")
-    activations: Activations = Activations()
-    embeddings: Embeddings = Embeddings()
-    kept: Kept = Kept()
-    estimators: Estimators = Estimators()
-    initialisation: Initialisation = Initialisation()
-    text: Text = Text()
-    objective: Objective = Objective()
-    schedule: tuple[Stage, ...] = Field(
-        (),
-        description="Precisions that pretraining goes on to after that of `activations`, each "
-        "taught by the student before it (BiT).",
-    )
-    training: dict[str, Any] = Field(
-        default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
-    )
-    finetuning: Finetuning = Finetuning()
-
-    @model_validator(mode="after")
-    def _shares_leave_a_first_stage(self) -> Self:
-        if sum(stage.share for stage in self.schedule) >= 1:
-            raise ValueError("the shares of the schedule must leave steps for the first precision")
-        return self
-
-    def next_stage(self) -> Self:
-        """This recipe at the next precision of its schedule, which is then one stage shorter."""
-        stage, *later = self.schedule
-        bits = {"bits": stage.bits, "key_value_bits": stage.key_value_bits}
-        activations = self.activations.model_copy(update=bits)
-        return self.model_copy(update={"activations": activations, "schedule": tuple(later)})
-
-    def last_stage(self) -> Self:
-        """This recipe at the precision that its schedule ends with."""
-        recipe = self
-        while recipe.schedule:
-            recipe = recipe.next_stage()
-        return recipe
-
-    @classmethod
-    def load(cls, source: str | Path | dict[str, Any]) -> Self:
-        """Read a recipe.
-
-        Args:
-            source: the name of a shipped recipe, the path of a YAML file, or a mapping.
-
-        Raises:
-            RecipeError: no such recipe, not YAML, an unknown key, or a value out of range.
-        """
-        if isinstance(source, dict):
-            return cls._validate(source, "recipe")
-        path = SHIPPED / f"{source}.yaml"
-        if not path.is_file():
-            path = Path(source)
-        if not path.is_file():
-            raise RecipeError(
-                f"There is no recipe {str(source)!r}: give the path of a YAML file or one of "
-                f"{', '.join(shipped_recipes())}."
-            )
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
-            raise RecipeError(f"Recipe {path} is not valid YAML ({reason}).") from None
-        if not isinstance(values, dict):
-            raise RecipeError(f"Recipe {path} is not a mapping of keys to values.")
-        return cls._validate({"name": path.stem, **values}, f"Recipe {path}")
-
-    @classmethod
-    def _validate(cls, values: dict[str, Any], where: str) -> Self:
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "extra_forbidden":
-                message = f"{where} has an unknown key {key!r}; remove it or correct its spelling."
-            else:
-                message = f"{where}: {key} = {first['input']!r} is not valid: {first['msg']}."
-            raise RecipeError(message) from None
-
-    def with_rank(self, rank: int | None) -> Self:
-        """This recipe with every estimator at `rank`; unchanged for None."""
-        if rank is None:
-            return self
-        if rank < 0:
-            raise RecipeError(f"--rank {rank} is not valid: a rank is 0 or more.")
-        ranks = dict.fromkeys(self.estimators.ranks(), rank)
-        return self.model_copy(update={"estimators": self.estimators.model_copy(update=ranks)})
-
-    def to_yaml(self) -> str:
-        """The whole recipe, defaults included, as YAML that `load` reads back."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))

@@ -1,0 +1,133 @@
+"""A whole recipe: read, checked, and taken from one precision to the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from bipft_compress.errors import RecipeError
+from bipft_compress.recipe.sections import (
+    Activations,
+    Embeddings,
+    Estimators,
+    Finetuning,
+    Initialisation,
+    Kept,
+    Objective,
+    Section,
+    Stage,
+    Text,
+)
+
+_PACKAGE = Path(__file__).parents[1]
+# A wheel carries the recipes inside the package; in a checkout they lie beside it.
+SHIPPED = next(
+    (path for path in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if path.is_dir()),
+    _PACKAGE / "recipes",
+)
+
+
+class Recipe(Section):
+    """Every choice of a compression. Load one by name or file with `Recipe.load`."""
+
+    name: str = Field("custom", description="Shown in reports.")
+    description: str = Field("", description="One line, shown by `bipft-compress recipes`.")
+    activations: Activations = Activations()
+    embeddings: Embeddings = Embeddings()
+    kept: Kept = Kept()
+    estimators: Estimators = Estimators()
+    initialisation: Initialisation = Initialisation()
+    text: Text = Text()
+    objective: Objective = Objective()
+    schedule: tuple[Stage, ...] = Field(
+        (),
+        description="Precisions that pretraining goes on to after that of `activations`, each "
+        "taught by the student before it (BiT).",
+    )
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
+    )
+    finetuning: Finetuning = Finetuning()
+
+    @model_validator(mode="after")
+    def _shares_leave_a_first_stage(self) -> Self:
+        if sum(stage.share for stage in self.schedule) >= 1:
+            raise ValueError("the shares of the schedule must leave steps for the first precision")
+        return self
+
+    def next_stage(self) -> Self:
+        """This recipe at the next precision of its schedule, which is then one stage shorter."""
+        stage, *later = self.schedule
+        bits = {"bits": stage.bits, "key_value_bits": stage.key_value_bits}
+        activations = self.activations.model_copy(update=bits)
+        return self.model_copy(update={"activations": activations, "schedule": tuple(later)})
+
+    def last_stage(self) -> Self:
+        """This recipe at the precision that its schedule ends with."""
+        recipe = self
+        while recipe.schedule:
+            recipe = recipe.next_stage()
+        return recipe
+
+    @classmethod
+    def load(cls, source: str | Path | dict[str, Any]) -> Self:
+        """Read a recipe.
+
+        Args:
+            source: the name of a shipped recipe, the path of a YAML file, or a mapping.
+
+        Raises:
+            RecipeError: no such recipe, not YAML, an unknown key, or a value out of range.
+        """
+        if isinstance(source, dict):
+            return cls._validate(source, "recipe")
+        path = SHIPPED / f"{source}.yaml"
+        if not path.is_file():
+            path = Path(source)
+        if not path.is_file():
+            raise RecipeError(
+                f"There is no recipe {str(source)!r}: give the path of a YAML file or one of "
+                f"{', '.join(shipped_recipes())}."
+            )
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0]
+            raise RecipeError(f"Recipe {path} is not valid YAML ({reason}).") from None
+        if not isinstance(values, dict):
+            raise RecipeError(f"Recipe {path} is not a mapping of keys to values.")
+        return cls._validate({"name": path.stem, **values}, f"Recipe {path}")
+
+    @classmethod
+    def _validate(cls, values: dict[str, Any], where: str) -> Self:
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                message = f"{where} has an unknown key {key!r}; remove it or correct its spelling."
+            else:
+                message = f"{where}: {key} = {first['input']!r} is not valid: {first['msg']}."
+            raise RecipeError(message) from None
+
+    def with_rank(self, rank: int | None) -> Self:
+        """This recipe with every estimator at `rank`; unchanged for None."""
+        if rank is None:
+            return self
+        if rank < 0:
+            raise RecipeError(f"--rank {rank} is not valid: a rank is 0 or more.")
+        ranks = dict.fromkeys(self.estimators.ranks(), rank)
+        return self.model_copy(update={"estimators": self.estimators.model_copy(update=ranks)})
+
+    def to_yaml(self) -> str:
+        """The whole recipe, defaults included, as YAML that `load` reads back."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
