@@ -100,6 +100,7 @@ def write_comparison(
             )
     axes.set_xlabel("operations saved (times)")
     axes.set_ylabel(f"average of {', '.join(NAMES[task] for task in tasks)}")
+    axes.margins(0.15)  # for names beside the points
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(out / f"{title}.svg")
