@@ -147,6 +147,7 @@ def _tune(
 ) -> str:
     file = budget.score_file(cell, task)
     out = file.with_suffix("")
+    resume = unfinished(out)
     made = finetune(
         directory,
         ChosenTask(task, budget.glue),
@@ -155,8 +156,8 @@ def _tune(
         teacher=teacher,
         steps=budget.steps[task],
         seed=seed,
-        resume=unfinished(out),
-        overwrite=not unfinished(out),
+        resume=resume,
+        overwrite=not resume,
     )
     # GLUE's own rule: the mean, where a task has two metrics.
     score = sum(made.metrics.values()) / len(made.metrics)

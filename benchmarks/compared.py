@@ -12,6 +12,9 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
+from bipft_compress.reporting.layout import Table
+from bipft_compress.reporting.markdown import markdown_table
+
 NAMES = {"sst2": "SST-2", "cola": "CoLA", "rte": "RTE", "stsb": "STS-B", "sts": "STS-B, untuned"}
 """Of tasks; ``sts`` is similarity of mean-pooled embeddings before fine-tuning."""
 
@@ -68,14 +71,14 @@ def _figure(values: list[float]) -> str:
 
 def table(results: list[Result], tasks: tuple[str, ...]) -> str:
     """Markdown; spread is half the distance between the best and the worst seed."""
-    heads = ["", *(NAMES[task] for task in tasks), "average", NAMES["sts"], "operations", "memory"]
-    rows = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    header = ("", *(NAMES[task] for task in tasks), "average", NAMES["sts"], "operations", "memory")
+    rows = []
     for result in results:
         cells = [_figure(result.scores.get(task, [])) for task in tasks]
         cells += [_figure(result.averages(tasks)), _figure(result.scores.get("sts", []))]
         cells += [f"{result.operations:.1f}x", f"{result.memory:.1f}x"]
-        rows.append(f"| {result.name} | " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+        rows.append((result.name, *cells))
+    return markdown_table(Table(header, "l" + "r" * (len(header) - 1), rows)) + "\n"
 
 
 def write_comparison(

@@ -48,9 +48,7 @@ def start_attention_by_magnitude(
         student: its q, k and v, (3, batch, heads, length, head_dim).
         at_random: estimators start at random, otherwise at zero.
     """
-    by_name = {"query": attention.bits, "key": attention.key_value_bits}
-    by_name["value"] = attention.key_value_bits
-    for x, (name, bits) in zip(student, by_name.items(), strict=True):
+    for x, (name, bits) in zip(student, _quantizers(attention), strict=True):
         getattr(attention, f"{name}_shift").zero_()
         getattr(attention, f"{name}_clip").copy_(_spread(_by_head(x), bits))
     scale = attention.query_clip * attention.key_clip * attention.head_dim**-0.5
@@ -65,6 +63,12 @@ def start_attention_by_magnitude(
     for headwise in (attention.score_estimator, attention.context_estimator):
         if headwise is not None:
             headwise.start(at_random=at_random)
+
+
+def _quantizers(attention: BinaryAttention) -> tuple[tuple[str, int], ...]:
+    """Names and bits of what is quantized, in the order of a `Sample`."""
+    key_value_bits = attention.key_value_bits
+    return ("query", attention.bits), ("key", key_value_bits), ("value", key_value_bits)
 
 
 def _spread(x: Tensor, bits: int) -> Tensor:
@@ -82,13 +86,12 @@ def _by_head(x: Tensor) -> Tensor:
 
 
 def _fit_quantizers(attention: BinaryAttention, samples: Sequence[Sample]) -> None:
-    for position, name in enumerate(("query", "key", "value")):
+    for position, (name, bits) in enumerate(_quantizers(attention)):
         x = torch.cat([_by_head(student[position]) for student, _ in samples], 1)
         # Softmax ignores what all keys share, so keys lose their mean; queries keep theirs, which
         # says which keys are wanted by everyone.
         shift = x.mean(1, keepdim=True) if name != "query" else torch.zeros_like(x[:, :1])
         getattr(attention, f"{name}_shift").copy_(shift)
-        bits = attention.bits if name == "query" else attention.key_value_bits
         getattr(attention, f"{name}_clip").copy_(_spread(x - shift, bits))
 
 

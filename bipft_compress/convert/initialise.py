@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -113,41 +113,65 @@ def _fit_stage(
 
     shift, scale = _calibrate(_pilot(student_input, len(ours)), binary[0].bits, shifted=closed)
     if closed:
-        moments = LinearMoments(
-            binary[0].in_features,
-            sum(one.out_features for one in binary),
-            of_inputs=any(one.rank for one in binary),
-        )
         # Moments cost in_features^2 a token, and a few dozen tokens an input settle them.
         tokens = sum(ours.hidden(batch)[..., 0].numel() for batch in range(len(ours)))
         stride = max(1, tokens // (TOKENS_PER_INPUT * binary[0].in_features))
-        for batch in range(0, len(ours), stride):
-            x = student_input(batch)
-            moments.update(x, signed_codes(x - shift, scale, binary[0].bits), wanted(batch))
-        covariances = moments.centred()
-    start = 0
-    for layer, original in zip(binary, originals, strict=True):
+        pairs = ((student_input(batch), wanted(batch)) for batch in range(0, len(ours), stride))
+        fits = _least_squares(binary, originals, pairs, shift, scale, choices)
+    else:
+        fits = _by_magnitude(binary, originals, scale, choices)
+    for layer, original, fit in zip(binary, originals, fits, strict=True):
+        _fill(layer, fit, _weight(original), shift, scale)
+
+
+def _least_squares(
+    layers: Sequence[BinaryLinear],
+    originals: Sequence[nn.Module],
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    shift: Tensor,
+    scale: Tensor,
+    choices: Initialisation,
+) -> Iterator[LinearFit]:
+    """Closed forms from batches of the input and of the outputs that all layers want of it."""
+    bits, width = layers[0].bits, layers[0].in_features
+    outputs = sum(layer.out_features for layer in layers)
+    moments = LinearMoments(width, outputs, of_inputs=any(layer.rank for layer in layers))
+    for x, y in pairs:
+        moments.update(x, signed_codes(x - shift, scale, bits), y)
+    covariances, start = moments.centred(), 0
+    for layer, original in zip(layers, originals, strict=True):
         rows = slice(start, start + layer.out_features)
         start = rows.stop
-        weight, step = original.weight, float(scale)
-        assert isinstance(weight, Tensor)
-        if closed:
-            fit = fit_linear(
-                weight.detach(),
-                covariances.outputs(rows),
-                rank=layer.rank,
-                activation_scale=step,
-                choices=choices,
-            )
-        else:
-            fit = fit_by_magnitude(
-                weight.detach(),
-                _bias(original),
-                rank=layer.rank,
-                activation_scale=step,
-                method=choices.method,
-            )
-        _fill(layer, fit, weight, shift, scale)
+        yield fit_linear(
+            _weight(original),
+            covariances.outputs(rows),
+            rank=layer.rank,
+            activation_scale=float(scale),
+            choices=choices,
+        )
+
+
+def _by_magnitude(
+    layers: Sequence[BinaryLinear],
+    originals: Sequence[nn.Module],
+    scale: Tensor,
+    choices: Initialisation,
+) -> Iterator[LinearFit]:
+    """The papers' start: of the weights alone."""
+    for layer, original in zip(layers, originals, strict=True):
+        weight, bias = _weight(original), original.bias
+        yield fit_by_magnitude(
+            weight,
+            bias.detach() if isinstance(bias, Tensor) else weight.new_zeros(len(weight)),
+            rank=layer.rank,
+            activation_scale=float(scale),
+            method=choices.method,
+        )
+
+
+def _weight(linear: nn.Module) -> Tensor:
+    assert isinstance(linear.weight, Tensor)
+    return linear.weight.detach()
 
 
 @torch.no_grad()
@@ -175,12 +199,6 @@ def _pilot(student_input: Callable[[int], Tensor], batches: int) -> Tensor:
         if sum(map(len, parts)) >= PILOT_TOKENS:
             break
     return torch.cat(parts)
-
-
-def _bias(linear: nn.Module) -> Tensor:
-    bias, weight = linear.bias, linear.weight
-    assert isinstance(weight, Tensor)
-    return bias.detach() if isinstance(bias, Tensor) else weight.new_zeros(len(weight))
 
 
 def _calibrate(x: Tensor, bits: int, *, shifted: bool) -> tuple[Tensor, Tensor]:

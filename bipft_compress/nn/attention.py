@@ -83,19 +83,17 @@ class BinaryAttention(nn.Module):
         self.probability_scale = nn.Parameter(torch.full((heads, 1, 1), 0.1))
         self.value_scale = nn.Parameter(torch.ones(heads, 1, head_dim))
         self.context_bias = nn.Parameter(torch.zeros(heads, 1, head_dim))
-        self.score_estimator: HeadwiseEstimator | None = None
-        self.context_estimator: HeadwiseEstimator | None = None
-        self.shared_estimator: SharedEstimator | None = None
-        if hidden_size:
-            if score_rank or context_rank:
-                self.shared_estimator = SharedEstimator(
-                    hidden_size, head_dim, score_rank, context_rank
-                )
-            return
-        if score_rank:
-            self.score_estimator = HeadwiseEstimator(heads, head_dim, score_rank)
-        if context_rank:
-            self.context_estimator = HeadwiseEstimator(heads, head_dim, context_rank)
+
+        def headwise(rank: int) -> HeadwiseEstimator | None:
+            return HeadwiseEstimator(heads, head_dim, rank) if rank and not hidden_size else None
+
+        self.score_estimator = headwise(score_rank)
+        self.context_estimator = headwise(context_rank)
+        self.shared_estimator = (
+            SharedEstimator(hidden_size, head_dim, score_rank, context_rank)
+            if hidden_size and (score_rank or context_rank)
+            else None
+        )
 
     def _codes(self, x: Tensor, name: str, bits: int) -> Tensor:
         shift, scale = getattr(self, f"{name}_shift"), getattr(self, f"{name}_clip")

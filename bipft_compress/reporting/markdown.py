@@ -21,7 +21,7 @@ def _section(section: Section) -> list[str]:
     blocks = [f"## {_escape(section.title)}"]
     blocks += [_escape(paragraph) for paragraph in section.text]
     if section.table is not None:
-        blocks.append(_table(section.table))
+        blocks.append(markdown_table(section.table))
     if section.items:
         blocks.append("\n".join(f"- {_escape(item)}" for item in section.items))
     if section.verbatim is not None:
@@ -30,7 +30,8 @@ def _section(section: Section) -> list[str]:
     return blocks
 
 
-def _table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """A table in GitHub's flavour; what its cells hold is escaped."""
     rule = ["---:" if side == "r" else "---" for side in table.align]
     rows = [[_escape(cell) for cell in row] for row in (table.header, *table.rows)]
     lines = [rows[0], rule, *rows[1:]]

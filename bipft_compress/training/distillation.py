@@ -52,16 +52,15 @@ class Distillation:
         objective: Terms,
     ) -> None:
         self.student, self.encoder, self.objective = student, encoder, objective
-        self.teacher = teacher
         self.weights = objective.weights()
-        if not self.weights.keys() - _WITHOUT_TEACHER:
-            self.teacher = None  # none of its outputs would be looked at
         if teacher is None:
             kept = self.weights.keys() & _WITHOUT_TEACHER
             self.weights = {name: self.weights[name] for name in kept}
         else:
             teacher.eval().requires_grad_(False)
-        self._check_heads()
+        self._check_heads(teacher)
+        # One that no term looks at need not run.
+        self.teacher = teacher if self.weights.keys() - _WITHOUT_TEACHER else None
         if not self.weights:
             raise RecipeError(
                 "Nothing to train for: every weight of the recipe's objective is 0, needs a "
@@ -74,7 +73,7 @@ class Distillation:
         elif "attention_scores" in wanted:
             self._recorded = _HEADS[:2]
 
-    def _check_heads(self) -> None:
+    def _check_heads(self, teacher: PreTrainedModel | None) -> None:
         name = type(self.student).__name__
         has_mlm = self.student.get_output_embeddings() is not None
         if "mlm" in self.weights and not has_mlm:
@@ -86,7 +85,7 @@ class Distillation:
             self._leave_out("nsp", f"{name} has no next-sentence head")
         if self.student.base_model is self.student:
             self._leave_out("logits", f"{name} has no head")
-        elif self.teacher is not None and _has_fresh_head(self.teacher):
+        elif teacher is not None and _has_fresh_head(teacher):
             self._leave_out("logits", "the original's head is a fresh one, which knows nothing")
 
     def _leave_out(self, term: str, reason: str) -> None:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from bipft_compress.jobs import compress_checkpoint
 from bipft_compress.recipe import Recipe
+
+
+def kill_after_a_checkpoint(process: subprocess.Popen[bytes], work: Path) -> None:
+    """SIGKILL some steps after the first complete checkpoint in `work`, and not at the end."""
+    deadline = time.monotonic() + 120
+    while not list(work.glob("checkpoint-*/complete")):
+        assert process.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
 
 FINETUNING = {
     "initialisation": {"calibration_tokens": 400, "batch_tokens": 200, "sequence_length": 24},

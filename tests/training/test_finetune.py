@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -24,7 +22,7 @@ from bipft_compress.tasks.labelled import Columns
 from bipft_compress.training import finetune as module
 from bipft_compress.training.finetune import DEFAULTS, finetune
 
-from .conftest import FINETUNING
+from .conftest import FINETUNING, kill_after_a_checkpoint
 
 RECIPE = Recipe.load(FINETUNING)
 
@@ -171,13 +169,7 @@ def test_killed_and_resumed_gives_the_same_bits(make_binary, sst2, tmp_path):
     assert run("whole", "start").wait() == 0
     process = run("killed", "start")
     work = tmp_path / ".killed.training"
-    deadline = time.monotonic() + 120
-    while not list(work.glob("checkpoint-*/complete")):
-        assert process.poll() is None, "training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_after_a_checkpoint(process, work)
     assert not (tmp_path / "killed").exists()
     assert run("killed", "resume").wait() == 0
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -21,6 +19,8 @@ from bipft_compress.training import losses
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.loop import training_arguments
 from bipft_compress.training.pretrain import pretrain
+
+from .conftest import kill_after_a_checkpoint
 
 RECIPE = {
     "initialisation": {"calibration_tokens": 400, "batch_tokens": 200, "sequence_length": 24},
@@ -85,14 +85,7 @@ def test_killed_and_resumed_gives_the_same_bits(start, corpus, tmp_path):
     assert run(start, corpus, tmp_path / "whole", "start").wait() == 0
     process = run(start, corpus, tmp_path / "killed", "start")
     work = tmp_path / ".killed.training"
-    deadline = time.monotonic() + 120
-    # Some steps after a checkpoint, and not at the end.
-    while not list(work.glob("checkpoint-*/complete")):
-        assert process.poll() is None, "training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_after_a_checkpoint(process, work)
     assert not (tmp_path / "killed").exists()
     assert run(start, corpus, tmp_path / "killed", "resume").wait() == 0
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
