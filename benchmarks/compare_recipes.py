@@ -4,9 +4,9 @@
 
 Each recipe and seed is compressed and pretrained on the same number of tokens of the corpus, then
 fine-tuned for the same number of steps on each task, with the same optimiser; the teacher is the
-original, fine-tuned on the same task. Whatever is done is kept in --work, and a run that is stopped
-goes on where it was, also on another machine. Several runs may share one --work if their seeds
-differ. The table and the figure are written from all that is there.
+original, fine-tuned once on the same task, for longer. Whatever is done is kept in --work, and a
+run that is stopped goes on where it was, also on another machine. Several runs may share one --work
+if their seeds or recipes differ. The table and the figure are written from all that is there.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ from bipft_compress.training.pretrain import pretrain
 FULL = "full-precision"
 RECIPES = ("default", "baseline", "bipft-b", "bit", "bibert", "bipft-a", "bit-multistep")
 STEPS = {"sst2": 150, "cola": 100, "rte": 60, "stsb": 150}
+TEACHER = 4
+"""Times as many steps for the original: what there is before there is anything to compare."""
+
+TEACHER_SEED = 0
+
 LENGTH = 128
 """Tokens of a sequence, for the operations."""
 
@@ -54,6 +59,8 @@ class Budget:
     """Examples of a step of fine-tuning."""
     learning_rate: float
     """Of pretraining."""
+    finetuning_rate: float
+    """Learning rate of fine-tuning."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -73,7 +80,8 @@ class Budget:
         steps = ", ".join(f"{steps} for {NAMES[task]}" for task, steps in self.steps.items())
         return (
             f"{self.tokens:,} tokens of pretraining at a learning rate of {self.learning_rate:g}, "
-            f"then fine-tuning steps of {self.batch} examples: {steps}."
+            f"then fine-tuning steps of {self.batch} examples at {self.finetuning_rate:g}: "
+            f"{steps}. The full-precision teacher had {TEACHER} times as many."
         )
 
     def recipe(self, name: str, seed: int) -> Recipe:
@@ -97,8 +105,8 @@ class Budget:
     def finetuning(self, values: dict[str, Any], seed: int) -> dict[str, Any]:
         """A recipe's section of that name, on this budget."""
         training = values["training"] | {
-            "per_device_train_batch_size": self.batch, "save_steps": 0.5, "logging_steps": 0.1,
-            "seed": seed,
+            "per_device_train_batch_size": self.batch, "learning_rate": self.finetuning_rate,
+            "save_steps": 0.5, "logging_steps": 0.1, "seed": seed,
         }  # fmt: skip
         return values | {"training": training, "full_precision_learning_rate": 1e-4}
 
@@ -108,10 +116,13 @@ def run_cell(name: str, seed: int, budget: Budget, work: Path) -> Iterator[str]:
     cell = budget.cell(work, name, seed)
     missing = [task for task in budget.tasks if not budget.score_file(cell, task).is_file()]
     if name == FULL:
+        if seed != TEACHER_SEED:
+            return
         values = Recipe.load("default").model_dump()["finetuning"]
         plain = Recipe.load({"finetuning": budget.finetuning(values, seed)})
         for task in missing:
-            yield _tune(budget.checkpoint, task, seed, budget, cell, plain)
+            steps = TEACHER * budget.steps[task]
+            yield _tune(budget.checkpoint, task, steps, seed, budget, cell, plain)
         return
     recipe = budget.recipe(name, seed)
     start, trained = cell / "compressed", cell / "pretrained"
@@ -131,14 +142,16 @@ def run_cell(name: str, seed: int, budget: Budget, work: Path) -> Iterator[str]:
         write_atomically(cell / "sts.json", json.dumps({"score": figures["compressed"]}))
         yield f"STS-B before fine-tuning {figures['compressed']:.3f}"
     for task in missing:
-        teacher = budget.score_file(budget.cell(work, FULL, seed), task).with_suffix("")
-        yield _tune(trained, task, seed, budget, cell, recipe, teacher)
+        full = budget.cell(work, FULL, TEACHER_SEED)
+        teacher = budget.score_file(full, task).with_suffix("")
+        yield _tune(trained, task, budget.steps[task], seed, budget, cell, recipe, teacher)
     shutil.rmtree(start, ignore_errors=True)
 
 
 def _tune(
     directory: Path,
     task: str,
+    steps: int,
     seed: int,
     budget: Budget,
     cell: Path,
@@ -154,7 +167,7 @@ def _tune(
         out,
         recipe=recipe,
         teacher=teacher,
-        steps=budget.steps[task],
+        steps=steps,
         seed=seed,
         resume=resume,
         overwrite=not resume,
@@ -205,6 +218,7 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=16, help="examples of such a step")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of pretraining")
+    parser.add_argument("--finetuning-rate", type=float, default=5e-4, help="its learning rate")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES))
     parser.add_argument(
@@ -221,6 +235,7 @@ def main() -> None:
         steps={task: int(steps) for task, _, steps in (s.partition("=") for s in arguments.steps)},
         batch=arguments.batch,
         learning_rate=arguments.learning_rate,
+        finetuning_rate=arguments.finetuning_rate,
     )
     names = list(arguments.recipes)
     if arguments.variants:

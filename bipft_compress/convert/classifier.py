@@ -1,4 +1,4 @@
-"""A sequence classification model around the backbone of another."""
+"""A model with another head, or none, around the backbone of another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoModelForSequenceClassification, PretrainedConfig
+import torch
+from torch.nn.utils import parametrize
+from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 
 from bipft_compress.convert.swap import Decision, swap
 from bipft_compress.errors import CheckpointError
@@ -47,15 +49,61 @@ def with_classifier(
         config.id2label = dict(enumerate(labels))
         config.label2id = {name: number for number, name in enumerate(labels)}
     config.problem_type = "single_label_classification" if labels else "regression"
-    made: PreTrainedModel = AutoModelForSequenceClassification.from_config(
-        config, attn_implementation="eager"
-    )
-    decisions: list[Decision] = []
-    if recipe is not None:
-        decisions = swap(made, recipe)[1]
+    made, decisions = _made(AutoModelForSequenceClassification, config, recipe)
     if type(made) is type(model) and class_names(config) == class_names(model.config):
         made.load_state_dict(model.state_dict())
-        return made.eval(), decisions
+    else:
+        _take_backbone(made, model)
+    return made, decisions
+
+
+def without_head(
+    model: PreTrainedModel, recipe: Recipe | None
+) -> tuple[PreTrainedModel, list[Decision]]:
+    """The family's own encoder, with the backbone of `model`; else as `with_classifier`."""
+    made, decisions = _made(AutoModel, copy.deepcopy(model.config), recipe)
+    _take_backbone(made, model)
+    return made, decisions
+
+
+@torch.no_grad()
+def take_head(model: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Give `model` the head and the pooler of `teacher`, where it has them in the same shape.
+
+    Args:
+        model: binary or not; changed in place.
+        teacher: its full-precision original, or a binary one, of the same class.
+    """
+    if type(model) is not type(teacher):
+        return
+    ours, theirs = describe(model), describe(teacher)
+    backbone = f"{model.base_model_prefix}."
+    taken = [name for name, _ in model.named_parameters() if not name.startswith(backbone)]
+    if ours.pooler is not None and theirs.pooler is not None:
+        # A pooler's weight may be rounded in either of them: what it reads as is what counts.
+        taken += [f"{ours.pooler}.weight", f"{ours.pooler}.bias"]
+    pairs = []
+    for name in taken:
+        owner, _, attribute = name.rpartition(".")
+        place, source = model.get_submodule(owner), teacher.get_submodule(owner)
+        pairs.append((place, attribute, getattr(source, attribute).detach().clone()))
+    if any(getattr(place, name).shape != value.shape for place, name, value in pairs):
+        return
+    for place, name, value in pairs:
+        if parametrize.is_parametrized(place, name):
+            setattr(place, name, value)
+        else:
+            getattr(place, name).copy_(value)
+
+
+def _made(
+    auto_class: Any, config: PretrainedConfig, recipe: Recipe | None
+) -> tuple[PreTrainedModel, list[Decision]]:
+    made: PreTrainedModel = auto_class.from_config(config, attn_implementation="eager").eval()
+    return made, [] if recipe is None else swap(made, recipe)[1]
+
+
+def _take_backbone(made: PreTrainedModel, model: PreTrainedModel) -> None:
     result = made.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
     # Some classes go without the pooler, and some checkpoints have none.
     unmatched = [
@@ -67,7 +115,6 @@ def with_classifier(
             f"The backbone does not fit {type(made).__name__}: {len(unmatched)} tensors are "
             f"unmatched, such as {unmatched[0]}."
         )
-    return made.eval(), decisions
 
 
 def _beside_pooler(model: PreTrainedModel, names: Sequence[str]) -> list[str]:

@@ -61,6 +61,11 @@ class RowRounding(nn.Module):
         self.bits = bits
         self.scale = nn.Parameter(best_row_scales(weight.detach(), bits))
 
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """What ``module.weight = weight`` keeps: the weight, and the scales that suit it."""
+        self.scale.data = best_row_scales(weight.detach(), self.bits)
+        return weight
+
     def codes(self, weight: Tensor) -> Tensor:
         """See `row_codes`; same shape as `weight`."""
         return row_codes(weight, self.scale, self.bits)

@@ -207,6 +207,11 @@ class Finetuning(Section):
     adapter_learning_rate: float = Field(
         3e-3, gt=0, description="Of LoRA adapters, instead of training's."
     )
+    similarity: Literal["cosine", "head"] = Field(
+        "cosine",
+        description="What predicts a number for two texts: the cosine of their embeddings, or a "
+        "head that reads both in one sequence.",
+    )
     objective: TaskObjective = TaskObjective()
     training: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."

@@ -12,11 +12,15 @@ from transformers import DataCollatorWithPadding
 from bipft_compress.families import max_sequence_length
 from bipft_compress.tasks.labelled import Examples, Task
 from bipft_compress.tasks.metrics import measure
+from bipft_compress.tasks.sts import cosines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 64
+
+SECOND = "second_input_ids"
+"""Column of the second texts, where those of a pair are tokenized apart."""
 
 
 def tokenize(
@@ -24,6 +28,8 @@ def tokenize(
     examples: Examples,
     model: PreTrainedModel,
     sequence_length: int,
+    *,
+    apart: bool = False,
 ) -> datasets.Dataset:
     """Examples as ``input_ids``, ``attention_mask``, ``labels`` and ``length``.
 
@@ -32,18 +38,27 @@ def tokenize(
         examples: what to tokenize.
         model: its configuration says how many positions and token types there are.
         sequence_length: longer texts and pairs are cut, the longer of a pair first.
+        apart: the second texts of pairs in sequences of their own, ``second_input_ids``.
     """
-    columns: dict[str, Any] = dict(
-        tokenizer(
-            examples.first,
-            examples.second,
-            truncation=True,
-            max_length=min(sequence_length, max_sequence_length(model.config)),
-            return_token_type_ids=getattr(model.config, "type_vocab_size", 0) > 1,
+
+    def tokens(*texts: list[str] | None) -> dict[str, Any]:
+        return dict(
+            tokenizer(
+                *texts,
+                truncation=True,
+                max_length=min(sequence_length, max_sequence_length(model.config)),
+                return_token_type_ids=getattr(model.config, "type_vocab_size", 0) > 1,
+            )
         )
-    )
+
+    if apart:
+        first, second = (tokens(texts)["input_ids"] for texts in (examples.first, examples.second))
+        lengths = [len(ours) + len(other) for ours, other in zip(first, second, strict=True)]
+        columns = {"input_ids": first, SECOND: second, "length": lengths}
+    else:
+        columns = tokens(examples.first, examples.second)
+        columns["length"] = [len(ids) for ids in columns["input_ids"]]
     columns["labels"] = examples.labels
-    columns["length"] = [len(ids) for ids in columns["input_ids"]]
     return datasets.Dataset.from_dict(columns)
 
 
@@ -74,14 +89,19 @@ def score(
     """Metrics of a model on a task's dev splits: ``accuracy`` or, of several, ``accuracy_matched``.
 
     Args:
-        model: with a sequence classification head for the task.
+        model: with a sequence classification head for the task; without one the cosine of two
+            texts' embeddings says how alike they are.
         tokenizer: of `model`.
         task: with its data.
         sequence_length: see `tokenize`.
     """
     found = {}
     for split, examples in task.dev.items():
-        logits = predict(model, tokenizer, examples, sequence_length)
+        if model.base_model is model:
+            assert examples.second is not None
+            logits = cosines(model, tokenizer, examples.first, examples.second)[:, None]
+        else:
+            logits = predict(model, tokenizer, examples, sequence_length)
         for name, value in measure(task.metrics, examples.labels, logits.numpy()).items():
             found[f"{name}_{split}".rstrip("_")] = value
     return found

@@ -63,7 +63,6 @@ def evaluate_task(
         UserError: a checkpoint, the task or its data is at fault.
     """
     ours = read_classifier(directory)
-    ours.check_head(directory)
     task = chosen.read(ours.labels, training=False)
     ours.check(task, directory)
     length = ours.recipe.finetuning.sequence_length

@@ -62,6 +62,11 @@ class Task:
     train: Examples | None = None
     dev: Mapping[str, Examples] = field(default_factory=dict)
 
+    @property
+    def is_similarity(self) -> bool:
+        """Whether a number is predicted for two texts: how alike they are."""
+        return not self.labels and all(split.second is not None for split in self.dev.values())
+
 
 def examples(
     rows: Sequence[dict[str, Any]], columns: Columns, labels: Sequence[str], where: str

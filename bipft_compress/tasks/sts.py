@@ -79,12 +79,23 @@ def embed(
     return embeddings[torch.from_numpy(np.argsort(order))]
 
 
+def cosines(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    first: Sequence[str],
+    second: Sequence[str],
+) -> Tensor:
+    """Of the embeddings of pairs of sentences, (pairs,)."""
+    ours, others = (embed(model, tokenizer, sentences) for sentences in (first, second))
+    return (ours * others).sum(-1)
+
+
 def spearman(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: SentencePairs
 ) -> float:
     """Spearman's rank correlation of cosines with people's scores, in [-1, 1]."""
-    first, second = (embed(model, tokenizer, part) for part in (pairs.first, pairs.second))
-    return float(spearmanr((first * second).sum(-1).numpy(), pairs.scores).statistic)
+    predicted = cosines(model, tokenizer, pairs.first, pairs.second)
+    return float(spearmanr(predicted.numpy(), pairs.scores).statistic)
 
 
 def embedding_floor(
@@ -101,8 +112,8 @@ def embedding_floor(
             rows.append(words(ids["input_ids"].to(model.device)).mean((0, 1)))
         return F.normalize(torch.stack(rows), dim=-1).cpu()
 
-    cosines = (averages(pairs.first) * averages(pairs.second)).sum(-1)
-    return float(spearmanr(cosines.numpy(), pairs.scores).statistic)
+    predicted = (averages(pairs.first) * averages(pairs.second)).sum(-1)
+    return float(spearmanr(predicted.numpy(), pairs.scores).statistic)
 
 
 class Likeness(NamedTuple):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bipft_compress.tasks.classify import SECOND
 from bipft_compress.training.distillation import IGNORED_LABEL
 
 if TYPE_CHECKING:
@@ -103,3 +104,20 @@ class PretrainingCollator:
             types.append([0] * len(firsts[row]) + [1] * len(seconds[other]))
             labels.append(int(swapped[row]))
         return joined, types, torch.tensor(labels)
+
+
+@dataclass
+class FinetuningCollator:
+    """Pads examples; texts that were tokenized apart follow in a second half of the batch."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        inputs = [
+            {name: example[name] for name in self.tokenizer.model_input_names if name in example}
+            for example in examples
+        ]
+        inputs += [{"input_ids": example[SECOND]} for example in examples if SECOND in example]
+        batch = dict(self.tokenizer.pad(inputs, return_tensors="pt"))
+        batch["labels"] = torch.tensor([example["labels"] for example in examples])
+        return batch

@@ -73,6 +73,10 @@ class Distillation:
         elif "attention_scores" in wanted:
             self._recorded = _HEADS[:2]
 
+    @property
+    def has_head(self) -> bool:
+        return self.student.base_model is not self.student
+
     def _check_heads(self, teacher: PreTrainedModel | None) -> None:
         name = type(self.student).__name__
         has_mlm = self.student.get_output_embeddings() is not None
@@ -83,7 +87,7 @@ class Distillation:
             )
         if not hasattr(getattr(self.student, "cls", None), "seq_relationship"):
             self._leave_out("nsp", f"{name} has no next-sentence head")
-        if self.student.base_model is self.student:
+        if not self.has_head:
             self._leave_out("logits", f"{name} has no head")
         elif teacher is not None and _has_fresh_head(teacher):
             self._leave_out("logits", "the original's head is a fresh one, which knows nothing")
@@ -119,7 +123,9 @@ class Distillation:
             model: the student as the trainer wraps it.
             batch: ``input_ids`` and ``attention_mask`` (batch, length); ``labels`` for mlm, -100
                 where nothing is asked, or for task (batch,), integers of classes or numbers to
-                predict; ``next_sentence_label`` (batch,) for nsp.
+                predict, of which a student without a head has two texts each: those of the
+                first half of the batch and those of the second; ``next_sentence_label`` (batch,)
+                for nsp.
         """
         inputs = {
             key: batch[key]
@@ -202,7 +208,12 @@ class Distillation:
             terms["mlm"] = F.cross_entropy(student["mlm"].squeeze(0), labels)
         if "nsp" in self.weights:
             terms["nsp"] = F.cross_entropy(student["nsp"], batch["next_sentence_label"])
-        if "task" in self.weights:
+        if "task" in self.weights and not self.has_head:
+            embeddings = losses.mean_pool(ours.last_hidden_state, batch["attention_mask"])
+            first, second = embeddings.chunk(2)
+            cosines = F.cosine_similarity(first, second)
+            terms["task"] = losses.similarity_ranking(cosines, batch["labels"])
+        elif "task" in self.weights:
             terms["task"] = losses.task_loss(student["task"], batch["labels"])
         if "logits" in self.weights:
             soft = []

@@ -9,9 +9,9 @@ from typing import Any
 
 from accelerate import PartialState
 from rich.console import Console
-from transformers import DataCollatorWithPadding, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
-from bipft_compress.convert.classifier import with_classifier
+from bipft_compress.convert.classifier import take_head, with_classifier, without_head
 from bipft_compress.convert.storage import round_to_stored
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe
@@ -21,6 +21,7 @@ from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.classify import score, scores, tokenize
 from bipft_compress.tasks.labelled import Task
 from bipft_compress.training import lora
+from bipft_compress.training.collator import FinetuningCollator
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.finetuned import (
     Classifier,
@@ -33,7 +34,7 @@ from bipft_compress.training.loop import fit, training_arguments, without_dropou
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3,
     "per_device_train_batch_size": 32,
-    "learning_rate": 2e-4,
+    "learning_rate": 5e-4,
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.1,
     "max_grad_norm": 1.0,
@@ -74,7 +75,8 @@ def finetune(
     """Fine-tune a checkpoint on a task and write the result.
 
     A binary checkpoint gives a binary checkpoint, a full-precision one a Hugging Face checkpoint,
-    each of the family's ForSequenceClassification class; with `rank`, a PEFT adapter.
+    each of the family's ForSequenceClassification class, or for similarity by cosine without a
+    head; with `rank`, a PEFT adapter. A head starts as that of the teacher, where one is given.
 
     Args:
         directory: a binary checkpoint, or a full-precision one by directory or hub name; with
@@ -101,23 +103,33 @@ def finetune(
     options = (recipe or start.recipe).finetuning
     args = _arguments(options, start, work, steps=steps, seed=seed, rank=rank)
     task = chosen.read()
-    original = None if teacher is None else _read_teacher(teacher, task, start, options.objective)
+    by_cosine = task.is_similarity and options.similarity == "cosine"
+    original = None
+    if teacher is not None:
+        original = _read_teacher(teacher, task, start, options.objective, by_cosine)
     set_seed(args.seed)
     swapped_by = start.record.recipe if start.record else None
-    model, decisions = with_classifier(start.model, task.labels, swapped_by)
+    if by_cosine:
+        model, decisions = without_head(start.model, swapped_by)
+    else:
+        model, decisions = with_classifier(start.model, task.labels, swapped_by)
     student = Classifier(model, start.tokenizer, start.record, list(task.labels))
     if student.record is not None or original is not None:
         without_dropout(model)
     encoder = describe(model)
-    adapted = None if rank is None else lora.add_adapters(model, rank)
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     distillation = Distillation(
         model, None if original is None else original.model, encoder, options.objective
     )
+    if distillation.teacher is not None and not by_cosine:
+        take_head(model, distillation.teacher)
+    adapted = None if rank is None else lora.add_adapters(model, rank)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert task.train is not None
     with args.main_process_first():
-        dataset = tokenize(student.tokenizer, task.train, model, options.sequence_length)
-    collator = DataCollatorWithPadding(student.tokenizer)
+        dataset = tokenize(
+            student.tokenizer, task.train, model, options.sequence_length, apart=by_cosine
+        )
+    collator = FinetuningCollator(student.tokenizer)
     run = {
         "task": task.name, "finetuning": options.model_dump(), "steps": args.max_steps,
         "seed": args.seed, "lora": rank,
@@ -145,7 +157,10 @@ def finetune(
         recorded.provenance = origin
         # What was measured before was measured on other weights.
         recorded.quality = scores(task, ours, theirs)
-    facts = {"task": task.name, "metrics": ours, "provenance": origin}
+    facts = {
+        "task": task.name, "metrics": ours, "provenance": origin,
+        "head": not by_cosine, "labels": student.labels,
+    }  # fmt: skip
     # Of several processes (accelerate launch) one writes, and the others wait for it.
     processes = PartialState()
     if processes.is_main_process:
@@ -178,11 +193,21 @@ def _arguments(
 
 
 def _read_teacher(
-    teacher: str | Path, task: Task, start: Classifier, objective: TaskObjective
+    teacher: str | Path,
+    task: Task,
+    start: Classifier,
+    objective: TaskObjective,
+    by_cosine: bool,
 ) -> Classifier:
     """The teacher, after a check that the student can follow it."""
     read = read_classifier(teacher)
     read.check(task, teacher)
+    if by_cosine == read.has_head:
+        has, other = ("a", "head") if by_cosine else ("no", "cosine")
+        raise CheckpointError(
+            f"The teacher {teacher} has {has} head for similarity: set finetuning.similarity to "
+            f"{other}, or give another."
+        )
     if read.tokenizer.get_vocab() != start.tokenizer.get_vocab():
         raise CheckpointError(f"The teacher {teacher} has another vocabulary than the checkpoint.")
     inner = objective.weights().keys() - {"task", "logits"}

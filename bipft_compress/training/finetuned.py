@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bipft_compress import checkpoint
-from bipft_compress.convert.classifier import class_names, with_classifier
+from bipft_compress.convert.classifier import class_names, with_classifier, without_head
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import atomic_directory, read_json, write_atomically
 from bipft_compress.recipe import Recipe
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FACTS = "finetuning.json"
-"""Beside a fine-tuned model that has no compression record: task, labels, metrics, provenance."""
+"""Beside a fine-tuned model without a compression record: task, head, labels, metrics, origin."""
 
 
 @dataclass
 class Classifier:
-    """A model with a sequence classification head, and what belongs to it."""
+    """A model with a sequence classification head, or none for similarity."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -41,26 +41,23 @@ class Classifier:
     def recipe(self) -> Recipe:
         return Recipe() if self.record is None else self.record.recipe
 
-    def check_head(self, where: str | Path) -> None:
-        """Refuse a model without a sequence classification head.
-
-        Raises:
-            CheckpointError: it has none.
-        """
-        name = type(self.model).__name__
-        if not name.endswith("ForSequenceClassification"):
-            raise CheckpointError(
-                f"{where} is a {name}, without a sequence classification head: make one with "
-                "`bipft-compress finetune`."
-            )
+    @property
+    def has_head(self) -> bool:
+        return type(self.model).__name__.endswith("ForSequenceClassification")
 
     def check(self, task: Task, where: str | Path) -> None:
-        """Refuse a task that this model has no head for.
+        """Refuse a task that this model cannot do: similarity is all that wants no head.
 
         Raises:
             CheckpointError: no head, another number of labels, or the same in another order.
         """
-        self.check_head(where)
+        if not self.has_head:
+            if task.is_similarity:
+                return
+            raise CheckpointError(
+                f"{where} is a {type(self.model).__name__}, without a sequence classification "
+                "head: make one with `bipft-compress finetune`."
+            )
         if len(self.labels) != len(task.labels):
             raise CheckpointError(
                 f"{where} has {_count(self.labels)} and {task.name} has {_count(task.labels)}: it "
@@ -87,12 +84,16 @@ def read_classifier(directory: str | Path) -> Classifier:
     path = Path(directory)
     if (path / lora.CONFIG).is_file():
         base = read_json(path / lora.CONFIG).get("base_model_name_or_path")
-        labels = read_json(path / FACTS).get("labels")
-        if not isinstance(base, str) or not isinstance(labels, list):
+        facts = read_json(path / FACTS)
+        labels, headed = facts.get("labels"), facts.get("head")
+        if not isinstance(base, str) or not isinstance(labels, list) or headed is None:
             raise CheckpointError(f"{path} does not say what it is an adapter of.")
         around = read_trainable(base, frozen=True)
         recipe = around.record.recipe if around.record else None
-        model, _ = with_classifier(around.model, labels, recipe)
+        if headed:
+            model, _ = with_classifier(around.model, labels, recipe)
+        else:
+            model, _ = without_head(around.model, recipe)
         model = lora.load_adapters(model, path)
         return Classifier(model, around.tokenizer, around.record, labels)
     if (path / RECORD).is_file():
@@ -153,4 +154,4 @@ def save_classifier(
             place = str(Path(base).resolve()) if Path(base).is_dir() else str(base)
             lora.save_adapters(adapted, work, place)
         made.tokenizer.save_pretrained(work)
-        write_atomically(work / FACTS, json.dumps(facts | {"labels": made.labels}, indent=2))
+        write_atomically(work / FACTS, json.dumps(facts, indent=2))

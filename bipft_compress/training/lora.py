@@ -50,7 +50,7 @@ def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
     """Freeze `model` in place but for its head, and give every encoder linear an adapter.
 
     Args:
-        model: with a sequence classification head, binary or not.
+        model: with a sequence classification head or none, binary or not.
         rank: of every adapter; alpha is twice as much.
 
     Raises:
@@ -66,19 +66,21 @@ def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
         raise RecipeError(
             f"--lora {rank} is larger than the layers allow: use {encoder.hidden_size} or less."
         )
-    heads = {
-        name
-        for name, part in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in part.parameters())
-    }
-    if encoder.pooler is not None:
-        heads.add(encoder.pooler)
+    heads = set()
+    if model.base_model is not model:
+        heads = {
+            name
+            for name, part in model.named_children()
+            if name != model.base_model_prefix and any(True for _ in part.parameters())
+        }
+        if encoder.pooler is not None:
+            heads.add(encoder.pooler)
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         target_modules=sorted(kinds),
         modules_to_save=sorted(heads),
-        task_type="SEQ_CLS",
+        task_type="SEQ_CLS" if heads else "FEATURE_EXTRACTION",
     )
     adapted = get_peft_model(model, register(config))
     assert isinstance(adapted, PeftModel)

@@ -56,6 +56,22 @@ def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels)
 
 
+def similarity_ranking(cosines: Tensor, labels: Tensor, temperature: float = 0.05) -> Tensor:
+    """CoSENT (Su 2022): pairs that are more alike shall have the larger cosine.
+
+    ``log(1 + sum exp((cosine_j - cosine_i) / temperature))`` over all i, j with
+    ``label_i > label_j``: as Spearman's correlation, it is blind to the labels' scale.
+
+    Args:
+        cosines: of the embeddings of two texts, (batch,).
+        labels: how alike they are, (batch,).
+        temperature: of the cosines.
+    """
+    above = labels[:, None] > labels
+    distances = ((cosines - cosines[:, None]) / temperature)[above]
+    return torch.cat([distances.new_zeros(1), distances]).logsumexp(0)
+
+
 def attention_score_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Squared error of attention scores before softmax over the teacher's variance.
 

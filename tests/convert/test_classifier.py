@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bipft_compress.convert.classifier import class_names, with_classifier
+from bipft_compress.convert.classifier import class_names, take_head, with_classifier, without_head
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe
 from bipft_compress.nn import BinaryLinear
@@ -67,3 +67,47 @@ def test_a_tensor_without_a_place_is_refused(make_model):
     model.encoder.extra = torch.nn.Linear(2, 2)
     with pytest.raises(CheckpointError, match=r"2 tensors are unmatched, such as encoder\.extra"):
         with_classifier(model, LABELS, None)
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_a_head_is_taken_from_a_teacher(family, make_model, make_pair, bits):
+    recipe = RECIPE.model_copy(update={"kept": RECIPE.kept.model_copy(update={"pooler": bits})})
+    teacher, _ = with_classifier(make_model(family, seed=5), LABELS, None)
+    pair = make_pair(family, "Model", recipe.model_dump())
+    student, _ = with_classifier(pair.student, LABELS, recipe)
+    before = backbone(student)
+    take_head(student, teacher)
+    assert all(torch.equal(value, before[name]) for name, value in backbone(student).items())
+    prefix = f"{teacher.base_model_prefix}."
+    for name, value in teacher.state_dict().items():
+        if not name.startswith(prefix):
+            assert torch.equal(student.state_dict()[name], value)
+    pooler = describe(teacher).pooler
+    if pooler is not None:
+        theirs = teacher.get_submodule(pooler).weight
+        ours = student.get_submodule(pooler).weight
+        # Rounded anew with scales that suit it: at most half a step of 7 away, or clipped.
+        step = theirs.abs().amax(1, keepdim=True) / 7 if bits == 4 else torch.zeros(1, 1)
+        assert ((ours - theirs).abs() <= step * 3.5 + 1e-7).all()
+        assert (ours - theirs).square().mean() < 0.03 * theirs.square().mean()
+
+
+def test_a_head_of_another_shape_is_left(make_model):
+    teacher, _ = with_classifier(make_model("bert"), ("a", "b"), None)
+    student, _ = with_classifier(make_model("bert"), LABELS, None)
+    before = student.classifier.weight.clone()
+    take_head(student, teacher)
+    assert torch.equal(student.classifier.weight, before)
+    take_head(student, make_model("bert"))
+    assert torch.equal(student.classifier.weight, before)
+
+
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
+def test_without_a_head(family, make_model, make_pair, head):
+    student = make_pair(family, head, RECIPE.model_dump()).student
+    for model, recipe in ((make_model(family, head), None), (student, RECIPE)):
+        made, decisions = without_head(model, recipe)
+        assert made.base_model is made
+        assert bool(decisions) == (recipe is not None)
+        theirs = backbone(model)
+        assert all(torch.equal(value, theirs[name]) for name, value in backbone(made).items())

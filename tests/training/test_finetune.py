@@ -104,7 +104,7 @@ def test_each_kind_has_its_own_learning_rate(make_binary, make_checkpoint, tmp_p
     full, binary = (
         module.read_trainable(place) for place in (make_checkpoint("bert"), make_binary())
     )
-    for start, rank, rate in [(full, None, 5e-5), (binary, None, 2e-4), (binary, 4, 3e-3)]:
+    for start, rank, rate in [(full, None, 5e-5), (binary, None, 5e-4), (binary, 4, 3e-3)]:
         args = module._arguments(
             Finetuning(), start, tmp_path / "work", steps=None, seed=9, rank=rank
         )

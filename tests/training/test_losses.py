@@ -183,3 +183,13 @@ def test_sentence_similarity_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         narrow = losses.sentence_similarity(student, teacher, 0.5)
     torch.testing.assert_close(narrow, full, rtol=0.05, atol=0.02)
+
+
+def test_similarity_ranking_by_hand():
+    cosines, labels = torch.tensor([0.5, 0.2, 0.3]), torch.tensor([3.0, 1.0, 1.0])
+    # Two pairs stand in an order: the first above each of the others.
+    expected = math.log(1 + math.exp((0.2 - 0.5) / 0.1) + math.exp((0.3 - 0.5) / 0.1))
+    assert losses.similarity_ranking(cosines, labels, 0.1).item() == pytest.approx(expected)
+    shifted = losses.similarity_ranking(cosines, 7 * labels - 3, 0.1)
+    assert shifted.item() == pytest.approx(expected)
+    assert losses.similarity_ranking(cosines, torch.ones(3)).item() == 0
