@@ -4,21 +4,21 @@
 
 Each recipe and seed is compressed and pretrained on the same number of tokens of the corpus, then
 fine-tuned for the same number of steps on each task, with the same optimiser; the teacher is the
-original, fine-tuned once on the same task, for longer. Whatever is done is kept in --work, and a
-run that is stopped goes on where it was, also on another machine. Several runs may share one --work
-if their seeds or recipes differ. The table and the figure are written from all that is there.
+original, fine-tuned once on the same task, for longer. Models are kept in --work, figures in
+--out: a run that is stopped goes on where it was, also on another machine. Several may run at once
+if their seeds or recipes differ. Table and figure are written from all that is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cell import Cell
 from compared import NAMES, VARIANTS, Result, write_comparison
 from rich.console import Console
 
@@ -26,7 +26,6 @@ from bipft_compress import ChosenTask, Recipe, compress_checkpoint, finetune
 from bipft_compress.checkpoint import load_config
 from bipft_compress.cli import set_up
 from bipft_compress.demo import bundled_model
-from bipft_compress.files import write_atomically
 from bipft_compress.record import RECORD
 from bipft_compress.reporting.build import report_from_config
 from bipft_compress.tasks.evaluate import evaluate_sts
@@ -40,6 +39,9 @@ TEACHER = 4
 """Times as many steps for the original: what there is before there is anything to compare."""
 
 TEACHER_SEED = 0
+
+UNTUNED = "sts"
+"""The measurement before fine-tuning."""
 
 LENGTH = 128
 """Tokens of a sequence, for the operations."""
@@ -66,14 +68,9 @@ class Budget:
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.steps)
 
-    def cell(self, work: Path, name: str, seed: int) -> Path:
-        """Where models and scores of a recipe and seed are kept."""
-        words = name.replace(": ", "--").replace(" ", "-")
-        return work / f"{self.tokens}-tokens" / f"{words}-{seed}"
-
-    def score_file(self, cell: Path, task: str) -> Path:
-        """Where the score of a task is kept; more tasks or steps may be asked for later."""
-        return cell / f"{task}-{self.steps[task]}-steps-of-{self.batch}.json"
+    def measurement(self, task: str) -> str:
+        """Name of a task's; more tasks or steps may be asked for later."""
+        return f"{task}-{self.steps[task]}-steps-of-{self.batch}"
 
     def describe(self) -> str:
         """For the table's heading."""
@@ -111,94 +108,115 @@ class Budget:
         return values | {"training": training, "full_precision_learning_rate": 1e-4}
 
 
-def run_cell(name: str, seed: int, budget: Budget, work: Path) -> Iterator[str]:
+@dataclass(frozen=True)
+class Places:
+    """Where everything is."""
+
+    work: Path
+    """Models."""
+    out: Path
+    """Figures, the table and its picture."""
+
+    def cell(self, budget: Budget, name: str, seed: int) -> Cell:
+        """Of a recipe and seed; the original's own does not depend on the pretraining."""
+        words = f"{name.replace(': ', '--').replace(' ', '-')}-{seed}"
+        if name != FULL:
+            words = f"{budget.tokens}-tokens/{words}"
+        return Cell(self.work / words, self.out / "scores" / f"{words}.json")
+
+
+def run_cell(name: str, seed: int, budget: Budget, places: Places) -> Iterator[str]:
     """Do what is left of one recipe and seed, a step at a time; yields what was done."""
-    cell = budget.cell(work, name, seed)
-    missing = [task for task in budget.tasks if not budget.score_file(cell, task).is_file()]
+    cell = places.cell(budget, name, seed)
+    known = cell.read()
+    missing = [task for task in budget.tasks if budget.measurement(task) not in known]
     if name == FULL:
-        if seed != TEACHER_SEED:
-            return
-        values = Recipe.load("default").model_dump()["finetuning"]
-        plain = Recipe.load({"finetuning": budget.finetuning(values, seed)})
-        for task in missing:
-            steps = TEACHER * budget.steps[task]
-            yield _tune(budget.checkpoint, task, steps, seed, budget, cell, plain)
+        if seed == TEACHER_SEED:
+            values = Recipe.load("default").model_dump()["finetuning"]
+            plain = Recipe.load({"finetuning": budget.finetuning(values, seed)})
+            for task in missing:
+                yield _tune(budget.checkpoint, task, seed, budget, cell, plain)
+        return
+    if UNTUNED in known and not missing:
         return
     recipe = budget.recipe(name, seed)
-    start, trained = cell / "compressed", cell / "pretrained"
-    if (cell / "sts.json").is_file() and not missing:
-        return
+    start, trained = cell.models / "compressed", cell.models / "pretrained"
     if not (trained / RECORD).is_file():
         if not (start / RECORD).is_file():
-            compress_checkpoint(
-                budget.checkpoint, recipe, start, calibration=budget.corpus, seed=seed
-            )
+            with cell.timed("compress"):
+                compress_checkpoint(
+                    budget.checkpoint, recipe, start, calibration=budget.corpus, seed=seed
+                )
             yield "compressed"
-        record = pretrain(start, budget.corpus, trained, resume=unfinished(trained))
-        tokens = record.training[-1]["tokens"]
-        yield f"pretrained on {tokens:,} tokens"
-    if not (cell / "sts.json").is_file():
+        with cell.timed("pretrain"):
+            pretrain(start, budget.corpus, trained, resume=unfinished(trained))
+        yield "pretrained"
+    if UNTUNED not in known:
         figures = evaluate_sts(trained, budget.glue / "STS-B" / "dev.tsv")
-        write_atomically(cell / "sts.json", json.dumps({"score": figures["compressed"]}))
+        cell.note(UNTUNED, {"score": figures["compressed"]})
         yield f"STS-B before fine-tuning {figures['compressed']:.3f}"
     for task in missing:
-        full = budget.cell(work, FULL, TEACHER_SEED)
-        teacher = budget.score_file(full, task).with_suffix("")
-        yield _tune(trained, task, budget.steps[task], seed, budget, cell, recipe, teacher)
+        full = places.cell(budget, FULL, TEACHER_SEED).models
+        teacher = full / budget.measurement(task)
+        yield _tune(trained, task, seed, budget, cell, recipe, teacher)
     shutil.rmtree(start, ignore_errors=True)
 
 
 def _tune(
     directory: Path,
     task: str,
-    steps: int,
     seed: int,
     budget: Budget,
-    cell: Path,
+    cell: Cell,
     recipe: Recipe,
     teacher: Path | None = None,
 ) -> str:
-    file = budget.score_file(cell, task)
-    out = file.with_suffix("")
+    name = budget.measurement(task)
+    out = cell.models / name
     resume = unfinished(out)
-    made = finetune(
-        directory,
-        ChosenTask(task, budget.glue),
-        out,
-        recipe=recipe,
-        teacher=teacher,
-        steps=steps,
-        seed=seed,
-        resume=resume,
-        overwrite=not resume,
-    )
+    with cell.timed(name):
+        made = finetune(
+            directory,
+            ChosenTask(task, budget.glue),
+            out,
+            recipe=recipe,
+            teacher=teacher,
+            steps=budget.steps[task] * (TEACHER if teacher is None else 1),
+            seed=seed,
+            resume=resume,
+            overwrite=not resume,
+        )
     # GLUE's own rule: the mean, where a task has two metrics.
     score = sum(made.metrics.values()) / len(made.metrics)
-    write_atomically(file, json.dumps({"score": score, **made.metrics}))
+    cell.note(name, {"score": score, **made.metrics})
     if teacher is not None:
         shutil.rmtree(out, ignore_errors=True)  # the score is what the table needs
     return f"{task} {score:.3f}"
 
 
-def read_results(names: list[str], seeds: list[int], budget: Budget, work: Path) -> list[Result]:
+def read_results(
+    names: list[str], seeds: list[int], budget: Budget, places: Places
+) -> list[Result]:
     """What is there of each recipe, its savings beside it."""
     config = load_config(budget.checkpoint)
+    measurements = {task: budget.measurement(task) for task in budget.tasks}
     results = []
     for name in names:
-        scores: dict[str, list[float]] = {}
-        for seed in seeds:
-            cell = budget.cell(work, name, seed)
-            files = {task: budget.score_file(cell, task) for task in budget.tasks}
-            for task, file in (files | {"sts": cell / "sts.json"}).items():
-                if file.is_file():
-                    found: dict[str, Any] = json.loads(file.read_text())
-                    scores.setdefault(task, []).append(found["score"])
-        operations = memory = 1.0
+        cells = [places.cell(budget, name, seed) for seed in seeds]
+        scores = {
+            task: [found[key]["score"] for cell in cells if key in (found := cell.read())]
+            for task, key in (measurements | {UNTUNED: UNTUNED}).items()
+        }
+        operations, memory, tokens = 1.0, 1.0, 0
+        steps = list(measurements.values())
         if name != FULL:
+            steps += ["compress", "pretrain"]
+            tokens = budget.tokens
             recipe = budget.recipe(name, 0).last_stage()
             report = report_from_config(config, recipe, sequence_length=LENGTH)
             operations, memory = report.operations.ratio, report.memory.ratio
-        results.append(Result(name, scores, operations, memory))
+        minutes = [known for cell in cells if (known := cell.minutes(steps)) is not None]
+        results.append(Result(name, scores, operations, memory, tokens, minutes))
     return results
 
 
@@ -207,8 +225,8 @@ def main() -> None:
     parser.add_argument("--glue", type=Path, required=True, help="directory in GLUE's layout")
     parser.add_argument("--corpus", type=Path, required=True, help="text to pretrain on")
     parser.add_argument("--checkpoint", type=Path, default=None, help="default: all-MiniLM-L6-v2")
-    parser.add_argument("--work", type=Path, default=Path(".comparison"), help="kept between runs")
-    parser.add_argument("--out", type=Path, required=True, help="where table and figure go")
+    parser.add_argument("--work", type=Path, default=Path(".comparison"), help="for models")
+    parser.add_argument("--out", type=Path, required=True, help="for figures")
     parser.add_argument("--tokens", type=int, default=150_000, help="of pretraining")
     parser.add_argument(
         "--steps",
@@ -241,14 +259,14 @@ def main() -> None:
     if arguments.variants:
         names = ["default", *(f"default: {variant}" for variant in VARIANTS)]
     names = [FULL, *names]
-    work = arguments.work
+    places = Places(arguments.work, arguments.out)
     console = Console()
     if not arguments.table:
         for seed in arguments.seeds:
             for name in names:
-                for done in run_cell(name, seed, budget, work):
+                for done in run_cell(name, seed, budget, places):
                     console.print(f"seed {seed}, {name}: {done}")
-    results = read_results(names, arguments.seeds, budget, work)
+    results = read_results(names, arguments.seeds, budget, places)
     title = "ablations" if arguments.variants else "recipes"
     console.print(write_comparison(results, budget.tasks, budget.describe(), arguments.out, title))
 

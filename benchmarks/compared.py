@@ -54,6 +54,10 @@ class Result:
     operations: float
     """How many times fewer than in full precision, by the papers' convention."""
     memory: float
+    tokens: int
+    """Of pretraining."""
+    minutes: list[float]
+    """Of compression, pretraining and fine-tuning, for each seed of which they are known."""
 
     def averages(self, tasks: tuple[str, ...]) -> list[float]:
         """Mean over the tasks, for each seed that has them all."""
@@ -71,12 +75,16 @@ def _figure(values: list[float]) -> str:
 
 def table(results: list[Result], tasks: tuple[str, ...]) -> str:
     """Markdown; spread is half the distance between the best and the worst seed."""
-    header = ("", *(NAMES[task] for task in tasks), "average", NAMES["sts"], "operations", "memory")
+    header = (
+        "", *(NAMES[task] for task in tasks), "average", NAMES["sts"], "operations", "memory",
+        "tokens", "minutes",
+    )  # fmt: skip
     rows = []
     for result in results:
         cells = [_figure(result.scores.get(task, [])) for task in tasks]
         cells += [_figure(result.averages(tasks)), _figure(result.scores.get("sts", []))]
-        cells += [f"{result.operations:.1f}x", f"{result.memory:.1f}x"]
+        cells += [f"{result.operations:.1f}x", f"{result.memory:.1f}x", f"{result.tokens:,}"]
+        cells.append(f"{statistics.fmean(result.minutes):.0f}" if result.minutes else "-")
         rows.append((result.name, *cells))
     return markdown_table(Table(header, "l" + "r" * (len(header) - 1), rows)) + "\n"
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import parametrize
 from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 
+from bipft_compress.convert.pooling import choose_pooling
 from bipft_compress.convert.swap import Decision, swap
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def has_head(model: PreTrainedModel) -> bool:
+    """Whether it is a sequence classification model."""
+    return type(model).__name__.endswith("ForSequenceClassification")
+
+
 def class_names(config: PretrainedConfig) -> list[str]:
     """Names of a classifier's classes, in the order of its logits; none for a regression."""
     names: Any = config.id2label or {}
@@ -26,7 +32,10 @@ def class_names(config: PretrainedConfig) -> list[str]:
 
 
 def with_classifier(
-    model: PreTrainedModel, labels: Sequence[str], recipe: Recipe | None
+    model: PreTrainedModel,
+    labels: Sequence[str],
+    recipe: Recipe | None,
+    pooling: str = "first",
 ) -> tuple[PreTrainedModel, list[Decision]]:
     """The family's own sequence classification model, with the backbone of `model`.
 
@@ -36,6 +45,7 @@ def with_classifier(
         model: full-precision, or binary by `recipe`; not changed.
         labels: names of the classes; empty for a regression.
         recipe: what `model` was swapped with; None for a full-precision one.
+        pooling: what a fresh head of a binary model reads, see `apply_pooling`.
 
     Returns:
         The new model, and `swap`'s decisions about it.
@@ -44,13 +54,16 @@ def with_classifier(
         CheckpointError: a tensor of the backbone has no place in the new model, or lacks.
     """
     config = copy.deepcopy(model.config)
+    kept = has_head(model) and list(labels) == class_names(config)
+    if not kept:
+        choose_pooling(config, pooling if recipe else "first")
     config.num_labels = max(1, len(labels))
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {name: number for number, name in enumerate(labels)}
     config.problem_type = "single_label_classification" if labels else "regression"
     made, decisions = _made(AutoModelForSequenceClassification, config, recipe)
-    if type(made) is type(model) and class_names(config) == class_names(model.config):
+    if kept:
         made.load_state_dict(model.state_dict())
     else:
         _take_backbone(made, model)
@@ -61,7 +74,9 @@ def without_head(
     model: PreTrainedModel, recipe: Recipe | None
 ) -> tuple[PreTrainedModel, list[Decision]]:
     """The family's own encoder, with the backbone of `model`; else as `with_classifier`."""
-    made, decisions = _made(AutoModel, copy.deepcopy(model.config), recipe)
+    config = copy.deepcopy(model.config)
+    choose_pooling(config, "first")
+    made, decisions = _made(AutoModel, config, recipe)
     _take_backbone(made, model)
     return made, decisions
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from bipft_compress.convert.attach import attach, use_binary_attention
+from bipft_compress.convert.pooling import apply_pooling
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import Encoder, describe, get_module, set_module
 from bipft_compress.nn import (
@@ -61,6 +62,7 @@ def swap(model: PreTrainedModel, recipe: Recipe) -> tuple[Encoder, list[Decision
     for index in range(len(encoder.layers)):
         attach(model, encoder, index, _attention(encoder, recipe).to(model.device))
     use_binary_attention(model)
+    apply_pooling(model, encoder.pooler)
     decisions += _swap_embeddings(model, encoder, recipe, counts)
     decisions += _round_kept(model, encoder, recipe, counts)
     swapped = {decision.module for decision in decisions}

@@ -207,6 +207,11 @@ class Finetuning(Section):
     adapter_learning_rate: float = Field(
         3e-3, gt=0, description="Of LoRA adapters, instead of training's."
     )
+    pooling: Literal["mean", "first"] = Field(
+        "mean",
+        description="What a fresh head of a binary model reads: the mean of all tokens or, as in "
+        "full precision, the first.",
+    )
     similarity: Literal["cosine", "head"] = Field(
         "cosine",
         description="What predicts a number for two texts: the cosine of their embeddings, or a "

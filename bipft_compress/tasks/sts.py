@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bipft_compress.errors import CorpusError
+from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.tasks.tables import read_rows
-from bipft_compress.training.losses import mean_pool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

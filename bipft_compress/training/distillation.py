@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from bipft_compress.convert.attach import attached
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import Encoder, get_module
+from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.recipe import Terms
 from bipft_compress.training import losses
 
@@ -165,7 +166,7 @@ class Distillation:
             errors = [losses.hidden_state_mse(s, t, mask) for s, t in pairs]
             terms["hidden_states"] = torch.stack(errors).mean()
         if self.weights.keys() & {"sentence_cosine", "sentence_similarity"}:
-            s, t = losses.mean_pool(ours[-1], mask), losses.mean_pool(theirs[-1], mask)
+            s, t = mean_pool(ours[-1], mask), mean_pool(theirs[-1], mask)
             if "sentence_cosine" in self.weights:
                 terms["sentence_cosine"] = losses.sentence_cosine(s, t)
             if "sentence_similarity" in self.weights:
@@ -209,7 +210,7 @@ class Distillation:
         if "nsp" in self.weights:
             terms["nsp"] = F.cross_entropy(student["nsp"], batch["next_sentence_label"])
         if "task" in self.weights and not self.has_head:
-            embeddings = losses.mean_pool(ours.last_hidden_state, batch["attention_mask"])
+            embeddings = mean_pool(ours.last_hidden_state, batch["attention_mask"])
             first, second = embeddings.chunk(2)
             cosines = F.cosine_similarity(first, second)
             terms["task"] = losses.similarity_ranking(cosines, batch["labels"])

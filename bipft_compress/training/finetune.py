@@ -12,7 +12,9 @@ from rich.console import Console
 from transformers import TrainingArguments, set_seed
 
 from bipft_compress.convert.classifier import take_head, with_classifier, without_head
+from bipft_compress.convert.pooling import pooling_of
 from bipft_compress.convert.storage import round_to_stored
+from bipft_compress.convert.swap import Decision
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe
 from bipft_compress.provenance import provenance
@@ -108,12 +110,8 @@ def finetune(
     if teacher is not None:
         original = _read_teacher(teacher, task, start, options.objective, by_cosine)
     set_seed(args.seed)
-    swapped_by = start.record.recipe if start.record else None
-    if by_cosine:
-        model, decisions = without_head(start.model, swapped_by)
-    else:
-        model, decisions = with_classifier(start.model, task.labels, swapped_by)
-    student = Classifier(model, start.tokenizer, start.record, list(task.labels))
+    student, decisions = _student(start, task, by_cosine, options.pooling)
+    model = student.model
     if student.record is not None or original is not None:
         without_dropout(model)
     encoder = describe(model)
@@ -159,7 +157,7 @@ def finetune(
         recorded.quality = scores(task, ours, theirs)
     facts = {
         "task": task.name, "metrics": ours, "provenance": origin,
-        "head": not by_cosine, "labels": student.labels,
+        "pooling": None if by_cosine else pooling_of(model.config), "labels": student.labels,
     }  # fmt: skip
     # Of several processes (accelerate launch) one writes, and the others wait for it.
     processes = PartialState()
@@ -190,6 +188,18 @@ def _arguments(
     if seed is not None:
         values["seed"] = seed
     return training_arguments(values, work, steps)
+
+
+def _student(
+    start: Classifier, task: Task, by_cosine: bool, pooling: str
+) -> tuple[Classifier, list[Decision]]:
+    """What is trained, with the head that the task wants, and the record's decisions about it."""
+    recipe = start.record.recipe if start.record else None
+    if by_cosine:
+        model, decisions = without_head(start.model, recipe)
+    else:
+        model, decisions = with_classifier(start.model, task.labels, recipe, pooling)
+    return Classifier(model, start.tokenizer, start.record, list(task.labels)), decisions
 
 
 def _read_teacher(

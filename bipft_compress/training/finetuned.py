@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bipft_compress import checkpoint
-from bipft_compress.convert.classifier import class_names, with_classifier, without_head
+from bipft_compress.convert.classifier import (
+    class_names,
+    has_head,
+    with_classifier,
+    without_head,
+)
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import atomic_directory, read_json, write_atomically
 from bipft_compress.recipe import Recipe
@@ -23,7 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FACTS = "finetuning.json"
-"""Beside a fine-tuned model without a compression record: task, head, labels, metrics, origin."""
+"""Beside a fine-tuned model without a compression record: task, labels, metrics, provenance, and
+what its head reads (null without a head)."""
 
 
 @dataclass
@@ -43,7 +49,7 @@ class Classifier:
 
     @property
     def has_head(self) -> bool:
-        return type(self.model).__name__.endswith("ForSequenceClassification")
+        return has_head(self.model)
 
     def check(self, task: Task, where: str | Path) -> None:
         """Refuse a task that this model cannot do: similarity is all that wants no head.
@@ -75,6 +81,11 @@ def _count(labels: list[str] | tuple[str, ...]) -> str:
     return f"{len(labels)} labels" if labels else "numbers to predict"
 
 
+def _labels(model: PreTrainedModel) -> list[str]:
+    """Of its head; a configuration has some even where there is none."""
+    return class_names(model.config) if has_head(model) else []
+
+
 def read_classifier(directory: str | Path) -> Classifier:
     """A full-precision, binary or packed checkpoint, or an adapter with its base; head or not.
 
@@ -85,20 +96,20 @@ def read_classifier(directory: str | Path) -> Classifier:
     if (path / lora.CONFIG).is_file():
         base = read_json(path / lora.CONFIG).get("base_model_name_or_path")
         facts = read_json(path / FACTS)
-        labels, headed = facts.get("labels"), facts.get("head")
-        if not isinstance(base, str) or not isinstance(labels, list) or headed is None:
+        labels = facts.get("labels")
+        if not isinstance(base, str) or not isinstance(labels, list) or "pooling" not in facts:
             raise CheckpointError(f"{path} does not say what it is an adapter of.")
         around = read_trainable(base, frozen=True)
         recipe = around.record.recipe if around.record else None
-        if headed:
-            model, _ = with_classifier(around.model, labels, recipe)
+        if facts["pooling"]:
+            model, _ = with_classifier(around.model, labels, recipe, facts["pooling"])
         else:
             model, _ = without_head(around.model, recipe)
         model = lora.load_adapters(model, path)
         return Classifier(model, around.tokenizer, around.record, labels)
     if (path / RECORD).is_file():
         model, tokenizer, record = load(path)
-        return Classifier(model, tokenizer, record, class_names(model.config))
+        return Classifier(model, tokenizer, record, _labels(model))
     return read_trainable(directory)
 
 
@@ -116,9 +127,9 @@ def read_trainable(directory: str | Path, *, frozen: bool = False) -> Classifier
     if (path / RECORD).is_file():
         read = unpack if frozen and is_packed(path) else checkpoint.load
         model, tokenizer, record = read(path)
-        return Classifier(model, tokenizer, record, class_names(model.config))
+        return Classifier(model, tokenizer, record, _labels(model))
     model, tokenizer = checkpoint.load_pretrained(directory)
-    return Classifier(model, tokenizer, None, class_names(model.config))
+    return Classifier(model, tokenizer, None, _labels(model))
 
 
 def save_classifier(

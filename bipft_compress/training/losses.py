@@ -117,12 +117,6 @@ def direction_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return error.sum() / count * length_squared
 
 
-def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Sentence embeddings (batch, hidden): the mean of the hidden states of real tokens."""
-    weights = mask.to(hidden.dtype).unsqueeze(-1)
-    return (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
-
-
 def sentence_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """One minus the mean cosine of sentence embeddings, both (batch, hidden)."""
     return 1 - F.cosine_similarity(student, teacher, dim=-1).mean()

@@ -39,7 +39,7 @@ def progress_bar(console: Console, unit: str) -> Progress:
 
 
 class TrainingProgress(TrainerCallback):
-    """Shows loss, tokens per second and time left.
+    """Shows loss, tokens per second and time left; the last step is always logged.
 
     Args:
         console: where to; a bar on a terminal, log lines elsewhere or where it is quiet.
@@ -74,6 +74,8 @@ class TrainingProgress(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
+        if state.global_step == state.max_steps:
+            control.should_log = True  # a record says how many tokens were seen in all
         if self._bar is not None:
             self._bar.update(self._task, completed=state.global_step)
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.training import losses
 
 BATCH, HEADS, LENGTH, DIM = 3, 2, 6, 4
@@ -132,10 +133,10 @@ def test_direction_mse_by_hand():
 
 def test_mean_pool_ignores_padding():
     hidden = _normal(BATCH, LENGTH, DIM, seed=3)
-    pooled = losses.mean_pool(hidden, _mask())
+    pooled = mean_pool(hidden, _mask())
     for row, length in enumerate(LENGTHS):
         torch.testing.assert_close(pooled[row], hidden[row, :length].mean(0))
-    assert losses.mean_pool(hidden, torch.zeros(BATCH, LENGTH)).abs().max() == 0
+    assert mean_pool(hidden, torch.zeros(BATCH, LENGTH)).abs().max() == 0
 
 
 def test_sentence_cosine_by_hand():

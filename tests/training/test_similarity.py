@@ -7,6 +7,7 @@ import torch
 
 from bipft_compress import checkpoint, jobs
 from bipft_compress.errors import CheckpointError
+from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.recipe import Recipe
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.classify import tokenize
@@ -14,7 +15,6 @@ from bipft_compress.tasks.evaluate import evaluate_task
 from bipft_compress.tasks.labelled import Columns, Examples, Task
 from bipft_compress.training.collator import FinetuningCollator
 from bipft_compress.training.finetune import finetune
-from bipft_compress.training.losses import mean_pool
 
 from .conftest import FINETUNING
 
@@ -69,12 +69,12 @@ def test_a_head_reads_both_texts_at_once(make_checkpoint, pairs, tmp_path):
     finetune(make_checkpoint("bert"), pairs, tmp_path / "out", recipe=HEAD, steps=2)
     model, _ = checkpoint.load_pretrained(tmp_path / "out")
     assert type(model).__name__ == "BertForSequenceClassification"
-    with pytest.raises(CheckpointError, match="has a head for similarity: set .* to head"):
+    with pytest.raises(CheckpointError, match=r"has a head for similarity: set .* to head"):
         finetune(
             make_checkpoint("bert"), pairs, tmp_path / "x", recipe=RECIPE,
             teacher=tmp_path / "out",
         )  # fmt: skip
-    with pytest.raises(CheckpointError, match="has no head for similarity: set .* to cosine"):
+    with pytest.raises(CheckpointError, match=r"has no head for similarity: set .* to cosine"):
         finetune(
             make_checkpoint("bert"), pairs, tmp_path / "x", recipe=HEAD,
             teacher=make_checkpoint("bert"),
