@@ -41,6 +41,8 @@ def register(config: Any) -> Any:
 
         config = register(PeftConfig.from_pretrained(adapter))
         PeftModel.from_pretrained(binary_model, adapter, config=config)
+
+    where the binary model has a head that reads what ``pooling`` in its finetuning.json says.
     """
     config._register_custom_module({BinaryLinear: BinaryLoraLinear})
     return config

@@ -82,7 +82,9 @@ def test_result_is_an_adapter(make_binary, make_checkpoint, sst2, tmp_path, bina
         recipe = record.recipe
     else:
         backbone, _ = checkpoint.load_pretrained(start)
-    model, _ = with_classifier(backbone, ("0", "1"), recipe)
+    pooling = json.loads((out / FACTS).read_text())["pooling"]
+    assert pooling == ("mean" if binary else "first")
+    model, _ = with_classifier(backbone, ("0", "1"), recipe, pooling)
     config = lora.register(LoraConfig.from_pretrained(str(out)))
     by_hand = PeftModel.from_pretrained(model, str(out), config=config).eval()
     ids = torch.tensor([[0, 7, 8, 9, 2]])
