@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bipft_compress.files import write_atomically
@@ -40,7 +41,9 @@ class Cell:
         minutes = self.read().get("minutes", {})
         self.note("minutes", minutes | {step: round((time.monotonic() - start) / 60, 2)})
 
-    def minutes(self, steps: list[str]) -> float | None:
-        """Of all `steps` together, or None where one of them is not known."""
-        noted = self.read().get("minutes", {})
-        return sum(noted[step] for step in steps) if noted.keys() >= set(steps) else None
+
+def minutes(cells: list[Cell], steps: list[str]) -> float | None:
+    """Of all `steps` together, each the mean of the cells that know it; None if none does."""
+    noted = [cell.read().get("minutes", {}) for cell in cells]
+    known = [[known[step] for known in noted if step in known] for step in steps]
+    return sum(map(fmean, known)) if all(known) else None

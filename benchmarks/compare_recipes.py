@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cell import Cell
+from cell import Cell, minutes
 from compared import NAMES, VARIANTS, Result, write_comparison
 from rich.console import Console
 
@@ -215,8 +215,7 @@ def read_results(
             recipe = budget.recipe(name, 0).last_stage()
             report = report_from_config(config, recipe, sequence_length=LENGTH)
             operations, memory = report.operations.ratio, report.memory.ratio
-        minutes = [known for cell in cells if (known := cell.minutes(steps)) is not None]
-        results.append(Result(name, scores, operations, memory, tokens, minutes))
+        results.append(Result(name, scores, operations, memory, tokens, minutes(cells, steps)))
     return results
 
 
@@ -268,7 +267,8 @@ def main() -> None:
                     console.print(f"seed {seed}, {name}: {done}")
     results = read_results(names, arguments.seeds, budget, places)
     title = "ablations" if arguments.variants else "recipes"
-    console.print(write_comparison(results, budget.tasks, budget.describe(), arguments.out, title))
+    shown = write_comparison(results, budget.tasks, budget.describe(), arguments.out, title)
+    console.print(shown, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ class Result:
     memory: float
     tokens: int
     """Of pretraining."""
-    minutes: list[float]
-    """Of compression, pretraining and fine-tuning, for each seed of which they are known."""
+    minutes: float | None
+    """Of compression, pretraining and fine-tuning, where they are known."""
 
     def averages(self, tasks: tuple[str, ...]) -> list[float]:
         """Mean over the tasks, for each seed that has them all."""
@@ -84,7 +84,7 @@ def table(results: list[Result], tasks: tuple[str, ...]) -> str:
         cells = [_figure(result.scores.get(task, [])) for task in tasks]
         cells += [_figure(result.averages(tasks)), _figure(result.scores.get("sts", []))]
         cells += [f"{result.operations:.1f}x", f"{result.memory:.1f}x", f"{result.tokens:,}"]
-        cells.append(f"{statistics.fmean(result.minutes):.0f}" if result.minutes else "-")
+        cells.append("-" if result.minutes is None else f"{result.minutes:.0f}")
         rows.append((result.name, *cells))
     return markdown_table(Table(header, "l" + "r" * (len(header) - 1), rows)) + "\n"
 
