@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from bipft_compress.reporting.markdown import markdown_table
 
 NAMES = {"sst2": "SST-2", "cola": "CoLA", "rte": "RTE", "stsb": "STS-B", "sts": "STS-B, untuned"}
 """Of tasks; ``sts`` is similarity of mean-pooled embeddings before fine-tuning."""
+
+SPREAD = "± is half the distance between two seeds; a figure without it is of one."
 
 ALL_RANKS = (
     "query", "key", "value", "attention_output", "ffn_up", "ffn_down", "scores", "context"
@@ -95,23 +98,20 @@ def write_comparison(
     """Write ``{title}.md`` and ``{title}.svg`` into `out`; returns the table."""
     out.mkdir(parents=True, exist_ok=True)
     shown = table(results, tasks)
-    heading = f"# {title.capitalize()} at the same budget\n\n{budget}\n\n"
+    heading = f"# {title.capitalize()} at the same budget\n\n{budget} {SPREAD}\n\n"
     (out / f"{title}.md").write_text(heading + shown)
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for result in results:
-        averages = result.averages(tasks)
-        if averages:
-            mean = 100 * statistics.fmean(averages)
-            axes.plot(result.operations, mean, "o")
-            axes.annotate(
-                result.name,
-                (result.operations, mean),
-                textcoords="offset points",
-                xytext=(6, 4),
-            )
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5))
+    means = [
+        (100 * statistics.fmean(averages), result.operations, result.name)
+        for result in results
+        if (averages := result.averages(tasks))
+    ]
+    # Recipes that save the same lie over each other, so the legend has the figures, best first.
+    for (mean, operations, name), marker in zip(sorted(means, reverse=True), cycle("os^vDP*X")):
+        axes.plot(operations, mean, marker, alpha=0.7, label=f"{mean:.1f}  {name}")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axes.set_xlabel("operations saved (times)")
     axes.set_ylabel(f"average of {', '.join(NAMES[task] for task in tasks)}")
-    axes.margins(0.15)  # for names beside the points
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(out / f"{title}.svg")
