@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cell import Cell, minutes
-from compared import NAMES, VARIANTS, Result, write_comparison
+from compared import NAMES, UNTUNED, VARIANTS, Result, write_comparison
 from rich.console import Console
 
 from bipft_compress import ChosenTask, Recipe, compress_checkpoint, finetune
@@ -39,9 +39,6 @@ TEACHER = 4
 """Times as many steps for the original: what there is before there is anything to compare."""
 
 TEACHER_SEED = 0
-
-UNTUNED = "sts"
-"""The measurement before fine-tuning."""
 
 LENGTH = 128
 """Tokens of a sequence, for the operations."""

@@ -16,8 +16,10 @@ from matplotlib import pyplot
 from bipft_compress.reporting.layout import Table
 from bipft_compress.reporting.markdown import markdown_table
 
-NAMES = {"sst2": "SST-2", "cola": "CoLA", "rte": "RTE", "stsb": "STS-B", "sts": "STS-B, untuned"}
-"""Of tasks; ``sts`` is similarity of mean-pooled embeddings before fine-tuning."""
+UNTUNED = "sts"
+"""The measurement before fine-tuning: similarity of mean-pooled embeddings."""
+
+NAMES = {"sst2": "SST-2", "cola": "CoLA", "rte": "RTE", "stsb": "STS-B", UNTUNED: "STS-B, untuned"}
 
 SPREAD = "± is half the distance between two seeds; a figure without it is of one."
 
@@ -79,13 +81,13 @@ def _figure(values: list[float]) -> str:
 def table(results: list[Result], tasks: tuple[str, ...]) -> str:
     """Markdown; spread is half the distance between the best and the worst seed."""
     header = (
-        "", *(NAMES[task] for task in tasks), "average", NAMES["sts"], "operations", "memory",
+        "", *(NAMES[task] for task in tasks), "average", NAMES[UNTUNED], "operations", "memory",
         "tokens", "minutes",
     )  # fmt: skip
     rows = []
     for result in results:
         cells = [_figure(result.scores.get(task, [])) for task in tasks]
-        cells += [_figure(result.averages(tasks)), _figure(result.scores.get("sts", []))]
+        cells += [_figure(result.averages(tasks)), _figure(result.scores.get(UNTUNED, []))]
         cells += [f"{result.operations:.1f}x", f"{result.memory:.1f}x", f"{result.tokens:,}"]
         cells.append("-" if result.minutes is None else f"{result.minutes:.0f}")
         rows.append((result.name, *cells))

@@ -133,8 +133,7 @@ def _take_backbone(made: PreTrainedModel, model: PreTrainedModel) -> None:
 
 
 def _beside_pooler(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
-    pooler = describe(model).pooler
-    if pooler is None:
-        return list(names)
-    inside = pooler.removeprefix(f"{model.base_model_prefix}.")
-    return [name for name in names if not name.startswith(f"{inside}.")]
+    """Of `names` in the backbone of `model`, those that are not its pooler's."""
+    backbone: Any = model.base_model
+    pooler = describe(backbone).pooler
+    return [name for name in names if pooler is None or not name.startswith(f"{pooler}.")]

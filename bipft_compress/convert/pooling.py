@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from bipft_compress.families import describe
 from bipft_compress.nn.pooling import mean_pool
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def pooling_of(config: PretrainedConfig) -> str:
     return str(getattr(config, KEY, "first"))
 
 
-def apply_pooling(model: PreTrainedModel, pooler: str | None) -> None:
+def apply_pooling(model: PreTrainedModel) -> None:
     """Let a head read the mean of the last hidden states where its configuration says so.
 
     Every class reads the first position, so that is where the mean is put, of the encoder's output
@@ -41,13 +42,11 @@ def apply_pooling(model: PreTrainedModel, pooler: str | None) -> None:
 
     Args:
         model: of any class; changed in place, once.
-        pooler: path of its pooler's linear layer, if there is one.
     """
-    if model.base_model is model or pooling_of(model.config) != "mean":
+    backbone: Any = model.base_model
+    if backbone is model or pooling_of(model.config) != "mean":
         return
-    inside = None
-    if pooler is not None:
-        inside = pooler.removeprefix(f"{model.base_model_prefix}.").rpartition(".")[0]
+    dense = describe(backbone).pooler
 
     def read_mean(encoder: nn.Module, _: Any, inputs: dict[str, Any], output: Any) -> Any:
         hidden, mask = output["last_hidden_state"], inputs.get("attention_mask")
@@ -55,8 +54,9 @@ def apply_pooling(model: PreTrainedModel, pooler: str | None) -> None:
             mask = hidden.new_ones(hidden.shape[:2])
         mean = mean_pool(hidden, mask).unsqueeze(1)
         output["last_hidden_state"] = torch.cat([mean, hidden[:, 1:]], 1)
-        if inside is not None:
-            output["pooler_output"] = encoder.get_submodule(inside)(mean)
+        if dense is not None:
+            pooler = encoder.get_submodule(dense.rpartition(".")[0])
+            output["pooler_output"] = pooler(mean)
         return output
 
-    model.base_model.register_forward_hook(read_mean, with_kwargs=True)
+    backbone.register_forward_hook(read_mean, with_kwargs=True)

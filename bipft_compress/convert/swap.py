@@ -62,7 +62,7 @@ def swap(model: PreTrainedModel, recipe: Recipe) -> tuple[Encoder, list[Decision
     for index in range(len(encoder.layers)):
         attach(model, encoder, index, _attention(encoder, recipe).to(model.device))
     use_binary_attention(model)
-    apply_pooling(model, encoder.pooler)
+    apply_pooling(model)
     decisions += _swap_embeddings(model, encoder, recipe, counts)
     decisions += _round_kept(model, encoder, recipe, counts)
     swapped = {decision.module for decision in decisions}

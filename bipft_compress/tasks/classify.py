@@ -9,6 +9,7 @@ import datasets
 import torch
 from transformers import DataCollatorWithPadding
 
+from bipft_compress.convert.classifier import has_head
 from bipft_compress.families import max_sequence_length
 from bipft_compress.tasks.labelled import Examples, Task
 from bipft_compress.tasks.metrics import measure
@@ -97,7 +98,7 @@ def score(
     """
     found = {}
     for split, examples in task.dev.items():
-        if model.base_model is model:
+        if not has_head(model):
             assert examples.second is not None
             logits = cosines(model, tokenizer, examples.first, examples.second)[:, None]
         else:

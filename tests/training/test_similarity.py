@@ -60,6 +60,7 @@ def test_full_precision_teaches_binary(make_checkpoint, make_binary, pairs, tmp_
 @pytest.mark.parametrize("binary", [False, True])
 def test_from_any_head(make_checkpoint, make_binary, pairs, tmp_path, binary):
     start = (make_binary if binary else make_checkpoint)("bert", "ForMaskedLM")
+    assert evaluate_task(start, pairs).keys() == {"custom_pearson", "custom_spearman"}
     finetune(start, pairs, tmp_path / "out", recipe=RECIPE, steps=2)
     found = evaluate_task(tmp_path / "out", pairs)
     assert found.keys() == {"custom_pearson", "custom_spearman"}
