@@ -34,9 +34,9 @@ from bipft_compress.training.pretrain import pretrain
 
 FULL = "full-precision"
 RECIPES = ("default", "baseline", "bipft-b", "bit", "bibert", "bipft-a", "bit-multistep")
-STEPS = {"sst2": 150, "cola": 100, "rte": 60, "stsb": 150}
-TEACHER = 4
-"""Times as many steps for the original: what there is before there is anything to compare."""
+STEPS = {"sst2": 300, "cola": 800, "rte": 40, "stsb": 100}
+TEACHER_STEPS = {"sst2": 1200, "cola": 800, "rte": 160, "stsb": 400}
+"""Of the original, which is there before there is anything to compare."""
 
 TEACHER_SEED = 0
 
@@ -54,6 +54,8 @@ class Budget:
     tokens: int
     steps: dict[str, int]
     """Of fine-tuning, by task."""
+    teacher_steps: dict[str, int]
+    """Of fine-tuning the original, by task."""
     batch: int
     """Examples of a step of fine-tuning."""
     learning_rate: float
@@ -65,17 +67,24 @@ class Budget:
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.steps)
 
-    def measurement(self, task: str) -> str:
+    def of(self, name: str, task: str) -> int:
+        """Steps of a recipe's fine-tuning, or of the original's."""
+        return (self.teacher_steps if name == FULL else self.steps)[task]
+
+    def measurement(self, name: str, task: str) -> str:
         """Name of a task's; more tasks or steps may be asked for later."""
-        return f"{task}-{self.steps[task]}-steps-of-{self.batch}"
+        return f"{task}-{self.of(name, task)}-steps-of-{self.batch}"
 
     def describe(self) -> str:
         """For the table's heading."""
-        steps = ", ".join(f"{steps} for {NAMES[task]}" for task, steps in self.steps.items())
+        steps, teachers = (
+            ", ".join(f"{self.of(name, task)} for {NAMES[task]}" for task in self.tasks)
+            for name in ("a recipe", FULL)
+        )
         return (
             f"{self.tokens:,} tokens of pretraining at a learning rate of {self.learning_rate:g}, "
             f"then fine-tuning steps of {self.batch} examples at {self.finetuning_rate:g}: "
-            f"{steps}. The full-precision teacher had {TEACHER} times as many."
+            f"{steps}. The teacher, full-precision, had {teachers}."
         )
 
     def recipe(self, name: str, seed: int) -> Recipe:
@@ -126,13 +135,13 @@ def run_cell(name: str, seed: int, budget: Budget, places: Places) -> Iterator[s
     """Do what is left of one recipe and seed, a step at a time; yields what was done."""
     cell = places.cell(budget, name, seed)
     known = cell.read()
-    missing = [task for task in budget.tasks if budget.measurement(task) not in known]
+    missing = [task for task in budget.tasks if budget.measurement(name, task) not in known]
     if name == FULL:
         if seed == TEACHER_SEED:
             values = Recipe.load("default").model_dump()["finetuning"]
             plain = Recipe.load({"finetuning": budget.finetuning(values, seed)})
             for task in missing:
-                yield _tune(budget.checkpoint, task, seed, budget, cell, plain)
+                yield _tune(budget.checkpoint, name, task, seed, budget, cell, plain)
         return
     if UNTUNED in known and not missing:
         return
@@ -154,13 +163,14 @@ def run_cell(name: str, seed: int, budget: Budget, places: Places) -> Iterator[s
         yield f"STS-B before fine-tuning {figures['compressed']:.3f}"
     for task in missing:
         full = places.cell(budget, FULL, TEACHER_SEED).models
-        teacher = full / budget.measurement(task)
-        yield _tune(trained, task, seed, budget, cell, recipe, teacher)
+        teacher = full / budget.measurement(FULL, task)
+        yield _tune(trained, name, task, seed, budget, cell, recipe, teacher)
     shutil.rmtree(start, ignore_errors=True)
 
 
 def _tune(
     directory: Path,
+    name: str,
     task: str,
     seed: int,
     budget: Budget,
@@ -168,24 +178,24 @@ def _tune(
     recipe: Recipe,
     teacher: Path | None = None,
 ) -> str:
-    name = budget.measurement(task)
-    out = cell.models / name
+    measurement = budget.measurement(name, task)
+    out = cell.models / measurement
     resume = unfinished(out)
-    with cell.timed(name):
+    with cell.timed(measurement):
         made = finetune(
             directory,
             ChosenTask(task, budget.glue),
             out,
             recipe=recipe,
             teacher=teacher,
-            steps=budget.steps[task] * (TEACHER if teacher is None else 1),
+            steps=budget.of(name, task),
             seed=seed,
             resume=resume,
             overwrite=not resume,
         )
     # GLUE's own rule: the mean, where a task has two metrics.
     score = sum(made.metrics.values()) / len(made.metrics)
-    cell.note(name, {"score": score, **made.metrics})
+    cell.note(measurement, {"score": score, **made.metrics})
     if teacher is not None:
         shutil.rmtree(out, ignore_errors=True)  # the score is what the table needs
     return f"{task} {score:.3f}"
@@ -196,9 +206,9 @@ def read_results(
 ) -> list[Result]:
     """What is there of each recipe, its savings beside it."""
     config = load_config(budget.checkpoint)
-    measurements = {task: budget.measurement(task) for task in budget.tasks}
     results = []
     for name in names:
+        measurements = {task: budget.measurement(name, task) for task in budget.tasks}
         cells = [places.cell(budget, name, seed) for seed in seeds]
         scores = {
             task: [found[key]["score"] for cell in cells if key in (found := cell.read())]
@@ -216,6 +226,15 @@ def read_results(
     return results
 
 
+def _read(steps: list[str]) -> dict[str, int]:
+    """Task to steps, of ``task=steps``."""
+    return {task: int(number) for task, _, number in (word.partition("=") for word in steps)}
+
+
+def _written(steps: dict[str, int]) -> list[str]:
+    return [f"{task}={number}" for task, number in steps.items()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--glue", type=Path, required=True, help="directory in GLUE's layout")
@@ -225,10 +244,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="for figures")
     parser.add_argument("--tokens", type=int, default=150_000, help="of pretraining")
     parser.add_argument(
-        "--steps",
-        nargs="*",
-        default=[f"{task}={steps}" for task, steps in STEPS.items()],
-        help="tasks and their steps of fine-tuning",
+        "--steps", nargs="*", default=_written(STEPS), help="tasks and their steps of fine-tuning"
+    )
+    parser.add_argument(
+        "--teacher-steps", nargs="*", default=_written(TEACHER_STEPS), help="of the original"
     )
     parser.add_argument("--batch", type=int, default=16, help="examples of such a step")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of pretraining")
@@ -246,7 +265,8 @@ def main() -> None:
         corpus=arguments.corpus,
         glue=arguments.glue,
         tokens=arguments.tokens,
-        steps={task: int(steps) for task, _, steps in (s.partition("=") for s in arguments.steps)},
+        steps=_read(arguments.steps),
+        teacher_steps=_read(arguments.teacher_steps),
         batch=arguments.batch,
         learning_rate=arguments.learning_rate,
         finetuning_rate=arguments.finetuning_rate,

@@ -104,6 +104,19 @@ class Pair(NamedTuple):
     errors: list[float]
 
 
+@pytest.fixture
+def tiny_config():
+    """Widths that are no multiples of 8, and a head that is no power of two."""
+    return transformers.BertConfig(
+        hidden_size=36,
+        num_attention_heads=3,
+        num_hidden_layers=2,
+        intermediate_size=50,
+        vocab_size=101,
+        max_position_embeddings=16,
+    )
+
+
 @pytest.fixture(scope="session")
 def batches() -> list[torch.Tensor]:
     """Token ids of two lengths, without padding."""

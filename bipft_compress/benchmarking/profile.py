@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from bipft_compress import checkpoint
 from bipft_compress.benchmarking.peers import torch_call
 from bipft_compress.benchmarking.timing import Call, interleaved, ratio, torch_threads
+from bipft_compress.counting.shapes import ModelShape, read_shape
 from bipft_compress.families import get_module
 from bipft_compress.reporting import Profile
-from bipft_compress.reporting.kinds import STAGES
-from bipft_compress.reporting.shapes import ModelShape, read_shape
+from bipft_compress.reporting.schema import STAGES
 from bipft_compress.runtime.artefact import read_recipe
 from bipft_compress.runtime.layer import CompiledLayer
 from bipft_compress.runtime.model import Skeleton

@@ -56,10 +56,11 @@ def start_attention_by_magnitude(
     attention.value_scale.copy_(attention.value_clip.expand_as(attention.value_scale))
     attention.context_bias.zero_()
     # BiT's first batch: twice the mean over the root of the largest code; the mean of
-    # probabilities is one over the length.
+    # probabilities is one over the length. Bi-Attention has no softmax and turns on half of a row:
+    # the same value makes a context the mean of what is attended to. Their sum would outweigh the
+    # residual stream in every layer.
     largest = 2**attention.bits - 1
-    first = 1.0 if attention.boolean else 2 / student.shape[-2] / largest**0.5
-    attention.probability_scale.fill_(first)
+    attention.probability_scale.fill_(2 / student.shape[-2] / largest**0.5)
     for headwise in (attention.score_estimator, attention.context_estimator):
         if headwise is not None:
             headwise.start(at_random=at_random)

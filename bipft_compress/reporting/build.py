@@ -10,16 +10,16 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig
 
 from bipft_compress.convert.swap import swap
+from bipft_compress.counting.memory import FULL_BYTES, count_memory
+from bipft_compress.counting.operations import count_operations
+from bipft_compress.counting.papers import papers_convention
+from bipft_compress.counting.shapes import read_shape
 from bipft_compress.errors import UserError
 from bipft_compress.families import check_supported, describe, get_module
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
-from bipft_compress.reporting.memory import FULL_BYTES, count_memory
-from bipft_compress.reporting.operations import count_operations
-from bipft_compress.reporting.papers import papers_convention
 from bipft_compress.reporting.schema import ModelFacts, Report, RunFacts, Swapped
-from bipft_compress.reporting.shapes import read_shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

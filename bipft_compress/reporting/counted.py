@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bipft_compress.counting.schema import MEMORY_KINDS, OPERATION_KINDS
 from bipft_compress.reporting import units
-from bipft_compress.reporting.kinds import MEMORY_KINDS, OPERATION_KINDS
 from bipft_compress.reporting.layout import Row, Section, Table
 from bipft_compress.reporting.schema import Report
 

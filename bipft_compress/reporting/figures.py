@@ -11,9 +11,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bipft_compress.counting.schema import MEMORY_KINDS, OPERATION_KINDS
 from bipft_compress.reporting import units
-from bipft_compress.reporting.kinds import MEMORY_KINDS, OPERATION_KINDS, STAGES
-from bipft_compress.reporting.schema import Profile, Report
+from bipft_compress.reporting.schema import STAGES, Profile, Report
 
 _Values = tuple[Sequence[float], units.Unit]
 

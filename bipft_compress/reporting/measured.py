@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from bipft_compress.reporting import units
-from bipft_compress.reporting.kinds import STAGES
 from bipft_compress.reporting.layout import Row, Section, Table
-from bipft_compress.reporting.schema import Measured, Profile, Report, TrainingPoint
+from bipft_compress.reporting.schema import STAGES, Measured, Profile, Report, TrainingPoint
 
 _TRAINING_ROWS = 10
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from bipft_compress.counting.schema import Memory, Operations, PapersConvention, Strict
 
 SCHEMA_VERSION: Literal[1] = 1
 
+STAGES = {
+    "embeddings": "embeddings",
+    "linear": "linear products",
+    "attention": "attention products",
+    "rest": "rest of the layers",
+    "pooler": "pooler",
+    "outside": "Python, torch, heads",
+}
+"""Stages of a forward pass, in the order shown; see `Profile`."""
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-
-class Score(_Section):
+class Score(Strict):
     """One measure of quality, before and after; other numbers may stand beside the named ones."""
 
     model_config = ConfigDict(extra="allow")
@@ -29,7 +37,7 @@ class Score(_Section):
     )
 
 
-class TrainingPoint(_Section):
+class TrainingPoint(Strict):
     """One logged step of training."""
 
     step: int = Field(ge=0, description="Optimizer steps so far.")
@@ -41,7 +49,7 @@ class TrainingPoint(_Section):
     learning_rate: float | None = Field(None, description="At this step.")
 
 
-class Swapped(_Section):
+class Swapped(Strict):
     """What happened to one module of the original model."""
 
     module: str = Field(description="Path in the model.")
@@ -51,7 +59,7 @@ class Swapped(_Section):
     reason: str = Field(description="Why, in words.")
 
 
-class MeasuredSystem(_Section):
+class MeasuredSystem(Strict):
     """One system on one machine: ours, or a peer that runs the original."""
 
     name: str = Field(description="bipft-compress, or the peer.")
@@ -68,7 +76,7 @@ class MeasuredSystem(_Section):
     note: str = Field("", description="Its precision, or why it does not run.")
 
 
-class Profile(_Section):
+class Profile(Strict):
     """Where the time of one forward pass of ours goes, and how far it is from the limit."""
 
     milliseconds: float = Field(description="Median of a pass, apart from those beside peers.")
@@ -86,7 +94,7 @@ class Profile(_Section):
     reached: float = Field(description="limit_milliseconds / milliseconds.")
 
 
-class Measured(_Section):
+class Measured(Strict):
     """Latency and size of the packed model beside peers, in one process, rounds interleaved."""
 
     version: Literal[1, 2] = Field(2, description="Of this section's layout; 2 has a profile.")
@@ -105,7 +113,7 @@ class Measured(_Section):
     )
 
 
-class RunFacts(_Section):
+class RunFacts(Strict):
     """What only the run knows; a report without it has the counts alone."""
 
     checkpoint: str | None = Field(None, description="Name of the original checkpoint.")
@@ -125,7 +133,7 @@ class RunFacts(_Section):
     )
 
 
-class ModelFacts(_Section):
+class ModelFacts(Strict):
     """The original model."""
 
     checkpoint: str | None = Field(description="Its name, where known.")
@@ -141,109 +149,7 @@ class ModelFacts(_Section):
     parameters: int = Field(description="Numbers of the original, shared ones once.")
 
 
-class OperationPart(_Section):
-    """One product, or one kind of elementwise arithmetic, of one module."""
-
-    name: str = Field(description="Module path, with what it does in brackets.")
-    kind: str = Field(
-        description="linear, attention, estimator, softmax, activation, layer_norm, epilogue, "
-        "thresholds, embeddings, pooler or head."
-    )
-    bits: str = Field(
-        description="Widths of the compressed product's operands as 1x1, or 32x32 for full "
-        "precision; elementwise or integer where there is no product."
-    )
-    macs: int = Field(0, ge=0, description="Multiply-accumulates, whatever their width.")
-    full_precision: float = Field(ge=0, description="FLOPs of the original.")
-    compressed: float = Field(ge=0, description="FLOPs of the binary model.")
-    integer_comparisons: int = Field(0, ge=0, description="Of the binary model; no FLOPs.")
-    note: str = Field("", description="Why it costs what it costs.")
-
-
-class Count(_Section):
-    """A sum over parts."""
-
-    macs: int = Field(description="Multiply-accumulates, whatever their width.")
-    full_precision: float = Field(description="FLOPs of the original.")
-    compressed: float = Field(description="FLOPs of the binary model.")
-
-
-class ExactCount(_Section):
-    """Operations as they are, before any convention turns them into FLOPs."""
-
-    macs: dict[str, int] = Field(description="Widths of the operands to multiply-accumulates.")
-    integer_comparisons: int = Field(description="Accumulators compared with thresholds.")
-    elementwise_flops: int = Field(description="Floating-point arithmetic outside products.")
-
-
-class Operations(_Section):
-    """Operations of one forward pass."""
-
-    full_precision: float = Field(description="FLOPs of the original.")
-    compressed: float = Field(description="FLOPs of the binary model, 64 bit products to one.")
-    ratio: float = Field(description="full_precision / compressed.")
-    by_kind: dict[str, Count] = Field(description="Kind to its sum.")
-    by_bits: dict[str, ExactCount] = Field(description="full_precision and compressed, exactly.")
-    left_out: list[str] = Field(description="What the counts leave out, in sentences.")
-    parts: list[OperationPart] = Field(description="Everything counted.")
-
-
-class MemoryPart(_Section):
-    """Stored numbers of one module."""
-
-    name: str = Field(description="Module path, with what it is in brackets.")
-    kind: str = Field(
-        description="linear_weights, word_embeddings, position_embeddings, pooler, head, "
-        "estimators or vectors."
-    )
-    full_precision_bytes: int = Field(ge=0, description="In the original.")
-    compressed_bytes: int = Field(ge=0, description="In the packed model.")
-    bits_per_weight: float | None = Field(
-        description="Packed bits a number of the part; null where it has none."
-    )
-    note: str = Field("", description="How it is stored.")
-
-
-class ByteCount(_Section):
-    """A sum over parts."""
-
-    full_precision_bytes: int = Field(description="In the original.")
-    compressed_bytes: int = Field(description="In the packed model.")
-
-
-class Memory(_Section):
-    """Bytes of the weights."""
-
-    full_precision_bytes: int = Field(description="Of the original, 4 bytes a number.")
-    compressed_bytes: int = Field(description="Of the packed model.")
-    ratio: float = Field(description="full_precision_bytes / compressed_bytes.")
-    by_kind: dict[str, ByteCount] = Field(description="Kind to its sum.")
-    left_out: list[str] = Field(description="What the counts leave out, in sentences.")
-    parts: list[MemoryPart] = Field(description="Everything counted.")
-
-
-class PapersPart(_Section):
-    """One line of the papers' own account."""
-
-    name: str = Field(description="What it is.")
-    operations_full_precision: float | None = Field(None, description="FLOPs.")
-    operations_compressed: float | None = Field(None, description="FLOPs.")
-    memory_full_precision_bytes: int | None = Field(None, description="Bytes.")
-    memory_compressed_bytes: int | None = Field(None, description="Bytes.")
-
-
-class PapersConvention(_Section):
-    """What the papers would print for this geometry and these bits, without estimators."""
-
-    operations_full_precision: float = Field(description="FLOPs.")
-    operations_compressed: float = Field(description="FLOPs.")
-    memory_full_precision_bytes: int = Field(description="Bytes; the papers' MB are MiB.")
-    memory_compressed_bytes: int = Field(description="Bytes; the papers' MB are MiB.")
-    parts: list[PapersPart] = Field(description="What the sums are made of.")
-    left_out: list[str] = Field(description="What the papers leave out, in sentences.")
-
-
-class Report(_Section):
+class Report(Strict):
     """A compression, counted and described: the contents of ``reporting.json``."""
 
     schema_version: Literal[1] = Field(SCHEMA_VERSION, description="Of this layout.")

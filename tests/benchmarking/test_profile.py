@@ -6,7 +6,7 @@ from bipft_compress.benchmarking.profile import packed_shape, profile
 from bipft_compress.convert.swap import swap
 from bipft_compress.record import Record
 from bipft_compress.reporting import build_report
-from bipft_compress.reporting.kinds import STAGES
+from bipft_compress.reporting.schema import STAGES
 from bipft_compress.runtime.artefact import write_artefact
 from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE
 

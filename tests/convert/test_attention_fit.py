@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bipft_compress.convert.attention_fit import fit_attention
+from bipft_compress.convert.attention_fit import fit_attention, start_attention_by_magnitude
 from bipft_compress.nn import BinaryAttention, signed_codes
 
 HEADS, DIM = 3, 6
@@ -185,3 +185,31 @@ def test_probability_scale_is_the_best_of_a_grid():
     best = np.logspace(-2, 0, 17)[errors.argmin(0).numpy()]
     found = attention.probability_scale.detach().flatten().numpy()
     np.testing.assert_allclose(found, best, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("bits", "boolean"), [(1, False), (2, False), (1, True)])
+def test_a_start_by_magnitude_is_the_papers(bits, boolean):
+    student = _samples()[0][0]
+    attention = BinaryAttention(HEADS, DIM, bits=bits, boolean=boolean)
+    start_attention_by_magnitude(attention, student, at_random=False)
+    # BiT: twice the mean of probabilities over the root of the largest code.
+    expected = {1: 2 / 11, 2: 2 / 11 / 3**0.5}[bits]
+    torch.testing.assert_close(
+        attention.probability_scale.detach(), torch.full((HEADS, 1, 1), expected)
+    )
+    if bits == 1:
+        for name, x in zip(("query", "key", "value"), student, strict=True):
+            spread = x.abs().mean((0, 2, 3))
+            torch.testing.assert_close(getattr(attention, f"{name}_clip").flatten(), spread)
+            assert not getattr(attention, f"{name}_shift").any()
+
+
+def test_bi_attention_starts_with_a_mean_of_values_not_with_their_sum():
+    """A context that is a sum outweighs the residual stream: its scale reads a first batch."""
+    # An odd width has no scores of 0, so that half of them are on.
+    student = torch.randn(3, 4, HEADS, 40, 15, generator=torch.Generator().manual_seed(0))
+    student[2] = student[2].abs()  # values of one sign: their mean is as large as they are
+    attention = BinaryAttention(HEADS, 15, boolean=True)
+    start_attention_by_magnitude(attention, student, at_random=False)
+    context = attention(*student)
+    assert 0.9 < float(context.mean() / student[2].mean()) < 1.1

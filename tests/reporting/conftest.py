@@ -1,34 +1,15 @@
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertModel
 
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import RunFacts, report_from_config
 
 
 @pytest.fixture
-def tiny_config():
-    """Widths that are no multiples of 8, and a head that is no power of two."""
-    return BertConfig(
-        hidden_size=36,
-        num_attention_heads=3,
-        num_hidden_layers=2,
-        intermediate_size=50,
-        vocab_size=101,
-        max_position_embeddings=16,
-    )
-
-
-@pytest.fixture
 def tiny_model(tiny_config):
     torch.manual_seed(0)
     return BertModel(tiny_config)
-
-
-@pytest.fixture(scope="session")
-def bert_base():
-    """The report of BERT-base without estimators, at 128 tokens."""
-    return report_from_config(BertConfig(), Recipe().with_rank(0))
 
 
 @pytest.fixture

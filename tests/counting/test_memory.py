@@ -1,8 +1,8 @@
 import pytest
 
+from bipft_compress.counting.memory import packed
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import report_from_config
-from bipft_compress.reporting.memory import packed
 
 H, F, L, WORDS, POSITIONS = 36, 50, 2, 101, 16
 VECTOR = 2  # bytes of a number by the recipe's default

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from bipft_compress.counting.schema import ByteCount, Memory, MemoryPart
 from bipft_compress.families import Encoder
 from bipft_compress.nn import (
     BinaryAttention,
@@ -20,7 +21,6 @@ from bipft_compress.nn import (
     SignEmbedding,
 )
 from bipft_compress.recipe import Recipe
-from bipft_compress.reporting.schema import ByteCount, Memory, MemoryPart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from bipft_compress.reporting import costs
-from bipft_compress.reporting.parts import (
+from bipft_compress.counting import costs
+from bipft_compress.counting.parts import (
     codes_part,
     elementwise_part,
     estimator_part,
     product_part,
 )
-from bipft_compress.reporting.schema import Count, ExactCount, OperationPart, Operations
-from bipft_compress.reporting.shapes import AttentionShape, LayerShape, LinearShape, ModelShape
+from bipft_compress.counting.schema import Count, ExactCount, OperationPart, Operations
+from bipft_compress.counting.shapes import AttentionShape, LayerShape, LinearShape, ModelShape
 
 LEFT_OUT = (
     "Memory traffic: reading weights, table look-ups, packing bits and moving data.",

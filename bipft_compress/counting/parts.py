@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bipft_compress.reporting import costs
-from bipft_compress.reporting.schema import OperationPart
+from bipft_compress.counting import costs
+from bipft_compress.counting.schema import OperationPart
 
 
 def product_part(

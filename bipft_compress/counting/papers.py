@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bipft_compress.reporting.kinds import OPERATION_KINDS
-from bipft_compress.reporting.memory import FULL_BYTES
-from bipft_compress.reporting.operations import count_operations
-from bipft_compress.reporting.schema import PapersConvention, PapersPart
-from bipft_compress.reporting.shapes import ModelShape
+from bipft_compress.counting.memory import FULL_BYTES
+from bipft_compress.counting.operations import count_operations
+from bipft_compress.counting.schema import OPERATION_KINDS, PapersConvention, PapersPart
+from bipft_compress.counting.shapes import ModelShape
 
 LEFT_OUT = (
     "Estimators, which BiPFT adds to both sums.",
