@@ -20,7 +20,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
 
 clean:
 	rm -rf .venv $(RUN) .pytest_cache .mypy_cache .ruff_cache
