@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, Pretrain
 from bipft_compress.convert.pooling import choose_pooling
 from bipft_compress.convert.swap import Decision, swap
 from bipft_compress.errors import CheckpointError
-from bipft_compress.families import describe
+from bipft_compress.families import describe, head_parameters
 from bipft_compress.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def take_head(model: PreTrainedModel, teacher: PreTrainedModel) -> None:
     if type(model) is not type(teacher):
         return
     ours, theirs = describe(model), describe(teacher)
-    backbone = f"{model.base_model_prefix}."
-    taken = [name for name, _ in model.named_parameters() if not name.startswith(backbone)]
+    taken = head_parameters(model)
     if ours.pooler is not None and theirs.pooler is not None:
         # A pooler's weight may be rounded in either of them: what it reads as is what counts.
         taken += [f"{ours.pooler}.weight", f"{ours.pooler}.bias"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from bipft_compress.convert.attach import attach, use_binary_attention
-from bipft_compress.convert.pooling import apply_pooling
+from bipft_compress.convert.pooling import apply_pooling, pooling_of
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import Encoder, describe, get_module, set_module
 from bipft_compress.nn import (
@@ -197,5 +197,7 @@ def _untouched(
             kind, reason = "pooler", "kept as it is by the recipe"
         else:
             kind, reason = "head", "task head or projection: outside the encoder layers"
+            if pooling_of(model.config) == "mean":
+                reason += "; reads the mean of all tokens"
         decisions.append(Decision(path, kind, own, "kept", reason))
     return decisions

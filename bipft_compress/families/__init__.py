@@ -7,6 +7,7 @@ from bipft_compress.families.encoder import (
     check_supported,
     describe,
     get_module,
+    head_parameters,
     max_sequence_length,
     set_module,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "check_supported",
     "describe",
     "get_module",
+    "head_parameters",
     "max_sequence_length",
     "set_module",
 ]

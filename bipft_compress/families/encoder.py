@@ -141,6 +141,16 @@ def describe(model: PreTrainedModel) -> Encoder:
     )
 
 
+def head_parameters(model: PreTrainedModel) -> list[str]:
+    """Names of parameters beside the backbone; what is tied to the backbone's is not among them.
+
+    A bare encoder has none; a pooler belongs to the backbone.
+    """
+    # By identity: a shared parameter is named where it is met first, which may be the head.
+    backbone = set(map(id, model.base_model.parameters()))
+    return [name for name, own in model.named_parameters() if id(own) not in backbone]
+
+
 def _has(root: nn.Module, path: str) -> bool:
     try:
         return get_module(root, path) is not None

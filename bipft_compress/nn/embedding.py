@@ -92,11 +92,9 @@ class FrequencyAwareEmbedding(CompressedEmbedding):
         self.parts = -(-embedding_dim // subvector)
         rare = num_embeddings - frequent_rows
         self.frequent = nn.Parameter(torch.zeros(frequent_rows, embedding_dim))
-        self.rounding = RowRounding(torch.ones(frequent_rows, embedding_dim), self.FREQUENT_BITS)
+        self.rounding = RowRounding(frequent_rows, self.FREQUENT_BITS)
         self.codebooks = nn.Parameter(torch.zeros(self.parts, self.CENTROIDS, subvector))
-        self.centroid_rounding = RowRounding(
-            torch.ones(self.parts * self.CENTROIDS, subvector), self.CENTROID_BITS
-        )
+        self.centroid_rounding = RowRounding(self.parts * self.CENTROIDS, self.CENTROID_BITS)
         self.codes: Tensor
         self.is_frequent: Tensor
         self.position: Tensor

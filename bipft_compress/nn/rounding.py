@@ -52,14 +52,14 @@ class RowRounding(nn.Module):
     reader of ``module.weight`` sees the numbers that the packed artefact stores.
 
     Args:
-        weight: (rows, columns), for the initial scales.
+        rows: how many.
         bits: of a stored number: 4 or 8.
     """
 
-    def __init__(self, weight: Tensor, bits: int) -> None:
+    def __init__(self, rows: int, bits: int) -> None:
         super().__init__()
         self.bits = bits
-        self.scale = nn.Parameter(best_row_scales(weight.detach(), bits))
+        self.scale = nn.Parameter(torch.ones(rows, 1))
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What ``module.weight = weight`` keeps: the weight, and the scales that suit it."""
@@ -78,4 +78,5 @@ def round_rows(module: nn.Module, bits: int) -> None:
     """Store the weight of `module` (an embedding or linear layer) in `bits` bits, in place."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    parametrize.register_parametrization(module, "weight", RowRounding(weight, bits))
+    rounding = RowRounding(len(weight), bits).to(weight)
+    parametrize.register_parametrization(module, "weight", rounding)  # finds the scales

@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear
 from typing_extensions import override
 
 from bipft_compress.errors import CheckpointError, RecipeError, first_line
-from bipft_compress.families import describe
+from bipft_compress.families import describe, head_parameters
 from bipft_compress.nn import BinaryLinear
 
 if TYPE_CHECKING:
@@ -68,15 +68,9 @@ def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
         raise RecipeError(
             f"--lora {rank} is larger than the layers allow: use {encoder.hidden_size} or less."
         )
-    heads = set()
-    if model.base_model is not model:
-        heads = {
-            name
-            for name, part in model.named_children()
-            if name != model.base_model_prefix and any(True for _ in part.parameters())
-        }
-        if encoder.pooler is not None:
-            heads.add(encoder.pooler)
+    heads = {name.partition(".")[0] for name in head_parameters(model)}
+    if heads and encoder.pooler is not None:
+        heads.add(encoder.pooler)
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,

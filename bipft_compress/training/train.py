@@ -9,7 +9,12 @@ from rich.console import Console
 from transformers import set_seed
 
 from bipft_compress.errors import RecipeError
-from bipft_compress.families import describe, max_sequence_length
+from bipft_compress.families import (
+    describe,
+    get_module,
+    head_parameters,
+    max_sequence_length,
+)
 from bipft_compress.recipe import Recipe
 from bipft_compress.text.dataset import build_dataset
 from bipft_compress.training.collator import PretrainingCollator
@@ -90,12 +95,11 @@ def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:
 def _freeze_unused(model: PreTrainedModel, recipe: Recipe) -> None:
     """Leave alone what no loss term reaches: several processes would wait for its gradients."""
     encoder = describe(model)
-    heads = {"mlm", "nsp", "logits"} & recipe.objective.weights().keys()
-    for name, parameter in model.named_parameters():
-        pooler = encoder.pooler is not None and name.startswith(encoder.pooler)
-        head = not name.startswith(model.base_model_prefix) and model.base_model is not model
-        if (pooler or head) and not heads:
-            parameter.requires_grad_(False)
+    if not {"mlm", "nsp", "logits"} & recipe.objective.weights().keys():
+        for name in head_parameters(model):
+            model.get_parameter(name).requires_grad_(False)
+        if encoder.pooler is not None:
+            get_module(model, encoder.pooler).requires_grad_(False)
     if recipe.embeddings.code == "full":
         for path in (encoder.word_embeddings, *encoder.embeddings_kept):
-            model.get_submodule(path).requires_grad_(False)
+            get_module(model, path).requires_grad_(False)

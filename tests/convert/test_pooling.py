@@ -50,6 +50,16 @@ def test_the_first_place_holds_the_mean(family, classifier):
     assert not torch.allclose(logits, others, atol=1e-5)
 
 
+def test_the_report_says_what_a_head_reads(make_pair):
+    student = make_pair("bert", "Model", RECIPE.model_dump()).student
+    for pooling in ("mean", "first"):
+        decisions = with_classifier(student, LABELS, RECIPE, pooling)[1]
+        reasons = [decision.reason for decision in decisions if decision.kind == "head"]
+        assert [("mean of all tokens" in reason) == (pooling == "mean") for reason in reasons] == [
+            True
+        ]
+
+
 @torch.no_grad()
 def test_padding_is_not_in_the_mean(family, classifier):
     model = classifier(family, "mean")

@@ -14,6 +14,7 @@ from bipft_compress.families import (
     check_supported,
     describe,
     get_module,
+    head_parameters,
     max_sequence_length,
     set_module,
 )
@@ -22,6 +23,17 @@ from bipft_compress.families import (
 def test_the_fixtures_cover_every_family(make_model):
     from_table = {make_model(name).config.model_type for name in FAMILIES}
     assert from_table == set(FAMILIES)
+
+
+def test_parameters_of_heads_are_those_beside_the_backbone(make_model, family):
+    assert head_parameters(make_model(family, "Model")) == []
+    model = make_model(family, "ForMaskedLM")
+    names = head_parameters(model)
+    tied = f"{describe(model).decoder}.weight"
+    assert names
+    assert not [name for name in names if name == tied or name.startswith(model.base_model_prefix)]
+    count = sum(model.get_parameter(name).numel() for name in names)
+    assert count == model.num_parameters() - model.base_model.num_parameters()
 
 
 @pytest.mark.parametrize("head", ["Model", "ForMaskedLM", "ForTokenClassification"])
