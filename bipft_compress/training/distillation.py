@@ -75,7 +75,8 @@ class Distillation:
             self._recorded = _HEADS[:2]
 
     @property
-    def has_head(self) -> bool:
+    def gives_logits(self) -> bool:
+        """Whether the student is more than an encoder."""
         return self.student.base_model is not self.student
 
     def _check_heads(self, teacher: PreTrainedModel | None) -> None:
@@ -88,7 +89,7 @@ class Distillation:
             )
         if not hasattr(getattr(self.student, "cls", None), "seq_relationship"):
             self._leave_out("nsp", f"{name} has no next-sentence head")
-        if not self.has_head:
+        if not self.gives_logits:
             self._leave_out("logits", f"{name} has no head")
         elif teacher is not None and _has_fresh_head(teacher):
             self._leave_out("logits", "the original's head is a fresh one, which knows nothing")
@@ -209,7 +210,7 @@ class Distillation:
             terms["mlm"] = F.cross_entropy(student["mlm"].squeeze(0), labels)
         if "nsp" in self.weights:
             terms["nsp"] = F.cross_entropy(student["nsp"], batch["next_sentence_label"])
-        if "task" in self.weights and not self.has_head:
+        if "task" in self.weights and not self.gives_logits:
             embeddings = mean_pool(ours.last_hidden_state, batch["attention_mask"])
             first, second = embeddings.chunk(2)
             cosines = F.cosine_similarity(first, second)
