@@ -22,13 +22,12 @@ from cell import Cell, minutes
 from compared import NAMES, UNTUNED, VARIANTS, Result, write_comparison
 from rich.console import Console
 
-from bipft_compress import ChosenTask, Recipe, compress_checkpoint, finetune
-from bipft_compress.checkpoint import load_config
+from bipft_compress import ChosenTask, Recipe, checkpoint, compress_checkpoint, finetune
 from bipft_compress.cli import set_up
 from bipft_compress.demo import bundled_model
 from bipft_compress.record import RECORD
 from bipft_compress.reporting.build import report_from_config
-from bipft_compress.tasks.evaluate import evaluate_sts
+from bipft_compress.tasks.sts import SentencePairs, spearman
 from bipft_compress.training.loop import unfinished
 from bipft_compress.training.pretrain import pretrain
 
@@ -158,9 +157,11 @@ def run_cell(name: str, seed: int, budget: Budget, places: Places) -> Iterator[s
             pretrain(start, budget.corpus, trained, resume=unfinished(trained))
         yield "pretrained"
     if UNTUNED not in known:
-        figures = evaluate_sts(trained, budget.glue / "STS-B" / "dev.tsv")
-        cell.note(UNTUNED, {"score": figures["compressed"]})
-        yield f"STS-B before fine-tuning {figures['compressed']:.3f}"
+        model, tokenizer, _ = checkpoint.load(trained)
+        pairs = SentencePairs.read(budget.glue / "STS-B" / "dev.tsv")
+        score = spearman(model, tokenizer, pairs)
+        cell.note(UNTUNED, {"score": score})
+        yield f"STS-B before fine-tuning {score:.3f}"
     for task in missing:
         full = places.cell(budget, FULL, TEACHER_SEED).models
         teacher = full / budget.measurement(FULL, task)
@@ -205,7 +206,7 @@ def read_results(
     names: list[str], seeds: list[int], budget: Budget, places: Places
 ) -> list[Result]:
     """What is there of each recipe, its savings beside it."""
-    config = load_config(budget.checkpoint)
+    config = checkpoint.load_config(budget.checkpoint)
     results = []
     for name in names:
         measurements = {task: budget.measurement(name, task) for task in budget.tasks}
