@@ -35,6 +35,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "no descent by layers": {"initialisation": {"layer_epochs": 0}},
+    "papers' start and descent by layers": {
+        "initialisation": {
+            "scales": "magnitude", "method": "zero", "refits": 0, "sign_sweeps": 0,
+        }
+    },
     "no estimators": {"estimators": dict.fromkeys(ALL_RANKS, 0)},
     "rank 8": {"estimators": dict.fromkeys(ALL_RANKS, 8)},
     "hidden states alone": {
