@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bipft_compress.errors import CorpusError
+from bipft_compress.families import max_sequence_length
 from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.tasks.tables import read_rows
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 BATCH = 64
 MAX_LENGTH = 128
+"""Tokens of a sentence, where the model has as many positions."""
+
 _FIRST, _SECOND, _SCORE = "sentence1", "sentence2", "score"
 
 
@@ -66,12 +69,13 @@ def embed(
     """Unit-length sentence embeddings, mean-pooled over real tokens, (sentences, hidden)."""
     model.eval()
     encoder = model.base_model
+    length = min(MAX_LENGTH, max_sequence_length(model.config))
     order = np.argsort([len(sentence) for sentence in sentences], kind="stable")
     parts = []
     for start in range(0, len(order), BATCH):
         batch = [sentences[i] for i in order[start : start + BATCH]]
         inputs = tokenizer(
-            batch, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
+            batch, padding=True, truncation=True, max_length=length, return_tensors="pt"
         ).to(model.device)
         hidden = encoder(**inputs).last_hidden_state
         parts.append(F.normalize(mean_pool(hidden, inputs["attention_mask"]), dim=-1).cpu())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bipft_compress.errors import CorpusError
+from bipft_compress.families import max_sequence_length
 from bipft_compress.tasks.sts import SentencePairs, embed, embedding_floor, likeness, spearman
 
 SENTENCES = ["ab cd", "ef gh ab", "aa bb ac ad ab cd ef", "p o n"]
@@ -53,6 +54,14 @@ def test_embeddings_do_not_depend_on_their_batch(family, make_pair, tokenizer):
     alone = torch.cat([embed(student, tokenizer, [sentence]) for sentence in SENTENCES])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(4))
+
+
+def test_sentences_are_cut_to_the_positions_there_are(family, make_model, tokenizer):
+    model = make_model(family)
+    longest = " ".join(["ab cd"] * 100)
+    (embedding,) = embed(model, tokenizer, [longest])
+    kept = max_sequence_length(model.config) // 2 * ["ab cd"]
+    torch.testing.assert_close(embedding, embed(model, tokenizer, [" ".join(kept)])[0])
 
 
 def test_spearman_is_of_the_cosines(make_model, tokenizer):
