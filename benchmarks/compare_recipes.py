@@ -21,6 +21,7 @@ from typing import Any
 from cell import Cell, minutes
 from compared import NAMES, UNTUNED, VARIANTS, Result, write_comparison
 from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bipft_compress import ChosenTask, Recipe, checkpoint, compress_checkpoint, finetune
 from bipft_compress.cli import set_up
@@ -80,11 +81,13 @@ class Budget:
             ", ".join(f"{self.of(name, task)} for {NAMES[task]}" for task in self.tasks)
             for name in ("a recipe", FULL)
         )
-        return (
-            f"{self.tokens:,} tokens of pretraining at a learning rate of {self.learning_rate:g}, "
-            f"then fine-tuning steps of {self.batch} examples at {self.finetuning_rate:g}: "
-            f"{steps}. The teacher, full-precision, had {teachers}."
-        )
+        said = f"{self.tokens:,} tokens of pretraining at a learning rate of {self.learning_rate:g}"
+        if self.steps:
+            said += (
+                f", then fine-tuning steps of {self.batch} examples at {self.finetuning_rate:g}: "
+                f"{steps}. The teacher, full-precision, had {teachers}"
+            )
+        return f"{said}."
 
     def recipe(self, name: str, seed: int) -> Recipe:
         """A shipped recipe, or a variant of the default one, trained on this budget.
@@ -137,6 +140,9 @@ def run_cell(name: str, seed: int, budget: Budget, places: Places) -> Iterator[s
     missing = [task for task in budget.tasks if budget.measurement(name, task) not in known]
     if name == FULL:
         if seed == TEACHER_SEED:
+            if UNTUNED not in known:
+                original = checkpoint.load_pretrained(budget.checkpoint)
+                yield _measure_untuned(*original, budget, cell)
             values = Recipe.load("default").model_dump()["finetuning"]
             plain = Recipe.load({"finetuning": budget.finetuning(values, seed)})
             for task in missing:
@@ -158,15 +164,21 @@ def run_cell(name: str, seed: int, budget: Budget, places: Places) -> Iterator[s
         yield "pretrained"
     if UNTUNED not in known:
         model, tokenizer, _ = checkpoint.load(trained)
-        pairs = SentencePairs.read(budget.glue / "STS-B" / "dev.tsv")
-        score = spearman(model, tokenizer, pairs)
-        cell.note(UNTUNED, {"score": score})
-        yield f"STS-B before fine-tuning {score:.3f}"
+        yield _measure_untuned(model, tokenizer, budget, cell)
     for task in missing:
         full = places.cell(budget, FULL, TEACHER_SEED).models
         teacher = full / budget.measurement(FULL, task)
         yield _tune(trained, name, task, seed, budget, cell, recipe, teacher)
     shutil.rmtree(start, ignore_errors=True)
+
+
+def _measure_untuned(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: Budget, cell: Cell
+) -> str:
+    pairs = SentencePairs.read(budget.glue / "STS-B" / "dev.tsv")
+    score = spearman(model, tokenizer, pairs)
+    cell.note(UNTUNED, {"score": score})
+    return f"STS-B before fine-tuning {score:.3f}"
 
 
 def _tune(

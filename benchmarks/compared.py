@@ -70,9 +70,9 @@ class Result:
     """Of compression, pretraining and fine-tuning, where they are known."""
 
     def averages(self, tasks: tuple[str, ...]) -> list[float]:
-        """Mean over the tasks, for each seed that has them all."""
-        columns = [self.scores.get(task, []) for task in tasks]
-        return [statistics.fmean(row) for row in zip(*columns, strict=False)] if columns else []
+        """Mean over the tasks, for each seed that has them all; before any, `UNTUNED` alone."""
+        columns = [self.scores.get(task, []) for task in tasks or (UNTUNED,)]
+        return [statistics.fmean(row) for row in zip(*columns, strict=False)]
 
 
 def _figure(values: list[float]) -> str:
@@ -85,14 +85,16 @@ def _figure(values: list[float]) -> str:
 
 def table(results: list[Result], tasks: tuple[str, ...]) -> str:
     """Markdown; spread is half the distance between the best and the worst seed."""
+    average = ("average",) if tasks else ()
     header = (
-        "", *(NAMES[task] for task in tasks), "average", NAMES[UNTUNED], "operations", "memory",
+        "", *(NAMES[task] for task in tasks), *average, NAMES[UNTUNED], "operations", "memory",
         "tokens", "minutes",
     )  # fmt: skip
     rows = []
     for result in results:
         cells = [_figure(result.scores.get(task, [])) for task in tasks]
-        cells += [_figure(result.averages(tasks)), _figure(result.scores.get(UNTUNED, []))]
+        cells += [_figure(result.averages(tasks)) for _ in average]
+        cells.append(_figure(result.scores.get(UNTUNED, [])))
         cells += [f"{result.operations:.1f}x", f"{result.memory:.1f}x", f"{result.tokens:,}"]
         cells.append("-" if result.minutes is None else f"{result.minutes:.0f}")
         rows.append((result.name, *cells))
@@ -118,7 +120,8 @@ def write_comparison(
         axes.plot(operations, mean, marker, alpha=0.7, label=f"{mean:.1f}  {name}")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axes.set_xlabel("operations saved (times)")
-    axes.set_ylabel(f"average of {', '.join(NAMES[task] for task in tasks)}")
+    names = ", ".join(NAMES[task] for task in tasks)
+    axes.set_ylabel(f"average of {names}" if tasks else NAMES[UNTUNED])
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(out / f"{title}.svg")
