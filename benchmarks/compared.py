@@ -109,7 +109,7 @@ def write_comparison(
     shown = table(results, tasks)
     heading = f"# {title.capitalize()} at the same budget\n\n{budget} {SPREAD}\n\n"
     (out / f"{title}.md").write_text(heading + shown)
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.5))
+    figure, axes = pyplot.subplots(figsize=(9, 4.5))
     means = [
         (100 * statistics.fmean(averages), result.operations, result.name)
         for result in results
