@@ -67,19 +67,19 @@ class Budget:
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.steps)
 
-    def of(self, name: str, task: str) -> int:
-        """Steps of a recipe's fine-tuning, or of the original's."""
-        return (self.teacher_steps if name == FULL else self.steps)[task]
+    def steps_of(self, name: str) -> dict[str, int]:
+        """Of a recipe's fine-tuning, or of the original's."""
+        return self.teacher_steps if name == FULL else self.steps
 
     def measurement(self, name: str, task: str) -> str:
         """Name of a task's; more tasks or steps may be asked for later."""
-        return f"{task}-{self.of(name, task)}-steps-of-{self.batch}"
+        return f"{task}-{self.steps_of(name)[task]}-steps-of-{self.batch}"
 
     def describe(self) -> str:
         """For the table's heading."""
         steps, teachers = (
-            ", ".join(f"{self.of(name, task)} for {NAMES[task]}" for task in self.tasks)
-            for name in ("a recipe", FULL)
+            ", ".join(f"{steps[task]} for {NAMES[task]}" for task in self.tasks)
+            for steps in (self.steps, self.teacher_steps)
         )
         said = f"{self.tokens:,} tokens of pretraining at a learning rate of {self.learning_rate:g}"
         if self.steps:
@@ -201,7 +201,7 @@ def _tune(
             out,
             recipe=recipe,
             teacher=teacher,
-            steps=budget.of(name, task),
+            steps=budget.steps_of(name)[task],
             seed=seed,
             resume=resume,
             overwrite=not resume,

@@ -27,19 +27,15 @@ ALL_RANKS = (
     "query", "key", "value", "attention_output", "ffn_up", "ffn_down", "scores", "context"
 )  # fmt: skip
 
+MAGNITUDES = {"scales": "magnitude", "method": "zero", "refits": 0, "sign_sweeps": 0}
+"""The papers' start."""
+
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "papers' start": {
-        "initialisation": {
-            "scales": "magnitude", "method": "zero", "refits": 0, "sign_sweeps": 0,
-            "layer_epochs": 0, "calibration_tokens": 8192,
-        }
+        "initialisation": MAGNITUDES | {"layer_epochs": 0, "calibration_tokens": 8192}
     },
     "no descent by layers": {"initialisation": {"layer_epochs": 0}},
-    "papers' start and descent by layers": {
-        "initialisation": {
-            "scales": "magnitude", "method": "zero", "refits": 0, "sign_sweeps": 0,
-        }
-    },
+    "papers' start and descent by layers": {"initialisation": MAGNITUDES},
     "no estimators": {"estimators": dict.fromkeys(ALL_RANKS, 0)},
     "rank 8": {"estimators": dict.fromkeys(ALL_RANKS, 8)},
     "hidden states alone": {

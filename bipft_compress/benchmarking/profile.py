@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bipft_compress import checkpoint
 from bipft_compress.benchmarking.peers import torch_call
 from bipft_compress.benchmarking.timing import Call, interleaved, ratio, torch_threads
-from bipft_compress.counting.shapes import ModelShape, read_shape
+from bipft_compress.counting import ModelShape, read_shape
 from bipft_compress.families import get_module
 from bipft_compress.reporting import Profile
 from bipft_compress.reporting.schema import STAGES

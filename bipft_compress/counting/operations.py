@@ -35,7 +35,7 @@ def count_operations(shape: ModelShape) -> Operations:
     """Both counts of a model.
 
     Every formula is for `shape.batch` sequences of `shape.length` tokens. Units: FLOPs in the
-    papers' convention (`reporting.costs`).
+    papers' convention (`counting.costs`).
     """
     parts = [*_embeddings(shape)]
     for layer in shape.layers:

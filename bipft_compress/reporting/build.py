@@ -10,10 +10,8 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig
 
 from bipft_compress.convert.swap import swap
-from bipft_compress.counting.memory import FULL_BYTES, count_memory
-from bipft_compress.counting.operations import count_operations
-from bipft_compress.counting.papers import papers_convention
-from bipft_compress.counting.shapes import read_shape
+from bipft_compress.counting import count_memory, count_operations, papers_convention, read_shape
+from bipft_compress.counting.memory import FULL_BYTES
 from bipft_compress.errors import UserError
 from bipft_compress.families import check_supported, describe, get_module
 from bipft_compress.nn import BinaryLinear

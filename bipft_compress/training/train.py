@@ -9,12 +9,7 @@ from rich.console import Console
 from transformers import set_seed
 
 from bipft_compress.errors import RecipeError
-from bipft_compress.families import (
-    describe,
-    get_module,
-    head_parameters,
-    max_sequence_length,
-)
+from bipft_compress.families import describe, get_module, head_parameters, max_sequence_length
 from bipft_compress.recipe import Recipe
 from bipft_compress.text.dataset import build_dataset
 from bipft_compress.training.collator import PretrainingCollator
