@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
+from bipft_compress import Recipe
 from bipft_compress.reporting.layout import Table
 from bipft_compress.reporting.markdown import markdown_table
 
@@ -23,9 +24,7 @@ NAMES = {"sst2": "SST-2", "cola": "CoLA", "rte": "RTE", "stsb": "STS-B", UNTUNED
 
 SPREAD = "± is half the distance between two seeds; a figure without it is of one."
 
-ALL_RANKS = (
-    "query", "key", "value", "attention_output", "ffn_up", "ffn_down", "scores", "context"
-)  # fmt: skip
+_KINDS = Recipe().estimators.ranks()
 
 MAGNITUDES = {"scales": "magnitude", "method": "zero", "refits": 0, "sign_sweeps": 0}
 """The papers' start."""
@@ -36,8 +35,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "no descent by layers": {"initialisation": {"layer_epochs": 0}},
     "papers' start and descent by layers": {"initialisation": MAGNITUDES},
-    "no estimators": {"estimators": dict.fromkeys(ALL_RANKS, 0)},
-    "rank 8": {"estimators": dict.fromkeys(ALL_RANKS, 8)},
+    "no estimators": {"estimators": dict.fromkeys(_KINDS, 0)},
+    "rank 8": {"estimators": dict.fromkeys(_KINDS, 8)},
     "hidden states alone": {
         "objective": {"sentence_cosine": 0.0, "sentence_similarity": 0.0}
     },
@@ -46,7 +45,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "4-bit activations": {"activations": {"bits": 4}},
     "8-bit activations": {"activations": {"bits": 8}},
     "full embeddings": {"embeddings": {"code": "full"}},
-    "sign embeddings": {"embeddings": {"code": "sign"}},
+    "embeddings by frequency": {"embeddings": {"code": "frequency-aware"}},
 }  # fmt: skip
 """Name to what it changes of the default recipe: what each piece brings."""
 
