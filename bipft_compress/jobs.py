@@ -32,7 +32,7 @@ from bipft_compress.tasks.evaluate import evaluate_sts
 from bipft_compress.text.corpus import BUILTIN
 from bipft_compress.training.loop import unfinished
 from bipft_compress.training.pretrain import pretrain
-from bipft_compress.training.progress import layer_progress
+from bipft_compress.training.progress import progress_bar
 
 logger = logging.getLogger("bipft_compress")
 
@@ -60,7 +60,14 @@ def compress_checkpoint(
             "yours for a better start"
         )
     shown = console or Console(quiet=True)
-    with layer_progress(shown, "fitting", "fitted") as progress:
+    with progress_bar(shown, "layers") as bar:
+        task = bar.add_task("fitting", total=None, note="")
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if bar.disable:
+                logger.info("fitted layer %d of %d", done, total)
+
         made = compress(model, tokenizer, recipe, calibration, seed=seed, progress=progress)
     path = Path(source)
     record = Record(

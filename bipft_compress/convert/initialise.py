@@ -76,7 +76,7 @@ def initialise(
             if stage[0] == "query":
                 _fit_layer_attention(ours, targets, index, choices)
         if choices.layer_epochs:
-            reconstruct_layer(ours, theirs, choices.layer_epochs, choices.layer_learning_rate)
+            reconstruct_layer(ours, theirs, choices)
         ours.advance()
         errors.append(normalised_error(ours, theirs))
         progress(index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,21 +27,15 @@ class LayerwiseRunner:
     Args:
         model: full-precision or binary model, in evaluation mode.
         encoder: its parts.
-        batches: token ids, each (sequences, length), without padding; or such inputs by name.
+        batches: token ids, each (sequences, length), without padding.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        encoder: Encoder,
-        batches: Iterable[Tensor | Mapping[str, Tensor]],
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, encoder: Encoder, batches: Iterable[Tensor]) -> None:
         self.model, self.encoder = model, encoder
         self.index = 0
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         for batch in batches:
-            inputs = {"input_ids": batch} if isinstance(batch, Tensor) else batch
-            args, kwargs = self._until(self.layer, lambda inputs=inputs: model.base_model(**inputs))
+            args, kwargs = self._until(self.layer, lambda batch=batch: model.base_model(batch))
             self._calls.append((args, kwargs))
 
     def __len__(self) -> int:

@@ -217,18 +217,6 @@ class Finetuning(Section):
         description="What predicts a number for two texts: the cosine of their embeddings, or a "
         "head that reads both in one sequence.",
     )
-    layer_epochs: int = Field(
-        1,
-        ge=0,
-        description="Before all layers are trained together: passes over examples in which each "
-        "layer alone follows the teacher's. Of a binary model with a head and a teacher.",
-    )
-    layer_learning_rate: float = Field(
-        1e-3, gt=0, description="Of these passes; rises over their first tenth, then falls to 0."
-    )
-    layer_tokens: int = Field(
-        65536, ge=1, description="Tokens of examples for them; no more than training itself sees."
-    )
     objective: TaskObjective = TaskObjective()
     training: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."

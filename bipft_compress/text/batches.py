@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from bipft_compress.text.sequences import chunks
-
-_Item = TypeVar("_Item")
 
 _POOL = 50  # batches that are sorted by length together
 _FALLBACK_MASS = 0.05  # of a token distribution, for the words its text does not have
@@ -61,28 +58,25 @@ class LengthBatchSampler(Sampler[int]):
             yield from batches[number].tolist()
 
 
-def of_equal_length(
-    items: Iterable[_Item], length: Callable[[_Item], int], batch_tokens: int
-) -> Iterator[list[_Item]]:
-    """Items of equal length together, the shortest first, so that no batch needs padding.
+def calibration_batches(sequences: Iterable[list[int]], batch_tokens: int) -> list[Tensor]:
+    """Sequences of equal length together, so that no batch has padding.
 
     Args:
-        items: sequences, or what holds some.
-        length: of an item, in tokens; those of none are left out.
+        sequences: token ids.
         batch_tokens: most tokens of a batch; a single sequence may have more.
+
+    Returns:
+        int64 tensors (sequences, length), the shortest sequences first.
     """
-    by_length: defaultdict[int, list[_Item]] = defaultdict(list)
-    for item in items:
-        by_length[length(item)].append(item)
+    by_length: defaultdict[int, list[list[int]]] = defaultdict(list)
+    for sequence in sequences:
+        by_length[len(sequence)].append(sequence)
     by_length.pop(0, None)
-    for tokens, group in sorted(by_length.items()):
-        yield from chunks(group, max(1, batch_tokens // tokens))
-
-
-def calibration_batches(sequences: Iterable[list[int]], batch_tokens: int) -> list[Tensor]:
-    """Token ids as int64 tensors (sequences, length); see `of_equal_length`."""
-    batches = of_equal_length(sequences, len, batch_tokens)
-    return [torch.tensor(batch, dtype=torch.int64) for batch in batches]
+    return [
+        torch.tensor(batch, dtype=torch.int64)
+        for length, group in sorted(by_length.items())
+        for batch in chunks(group, max(1, batch_tokens // length))
+    ]
 
 
 def token_frequencies(sequences: Iterable[Sequence[int]], vocab_size: int) -> Tensor:

@@ -18,13 +18,12 @@ from bipft_compress.convert.swap import Decision
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe
 from bipft_compress.provenance import provenance
-from bipft_compress.recipe import Finetuning, Recipe
+from bipft_compress.recipe import Finetuning, Recipe, TaskObjective
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.classify import score, scores, tokenize
 from bipft_compress.tasks.labelled import Task
 from bipft_compress.training import lora
 from bipft_compress.training.collator import FinetuningCollator
-from bipft_compress.training.descent import follow_teacher
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.finetuned import (
     Classifier,
@@ -33,7 +32,6 @@ from bipft_compress.training.finetuned import (
     save_classifier,
 )
 from bipft_compress.training.loop import fit, training_arguments, without_dropout, work_directory
-from bipft_compress.training.progress import layer_progress
 
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3,
@@ -48,8 +46,6 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
 }
 """What a recipe's ``finetuning.training`` does not say; 1-bit weights want a larger step."""
-
-_OUTER = {"task", "logits"}  # terms that look at no layer
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ def finetune(
     by_cosine = task.is_similarity and options.similarity == "cosine"
     original = None
     if teacher is not None:
-        original = _read_teacher(teacher, task, start, options, by_cosine)
+        original = _read_teacher(teacher, task, start, options.objective, by_cosine)
     set_seed(args.seed)
     student, decisions = _student(start, task, by_cosine, options.pooling)
     model = student.model
@@ -125,28 +121,19 @@ def finetune(
     if distillation.teacher is not None and not by_cosine:
         take_head(model, distillation.teacher)
     adapted = None if rank is None else lora.add_adapters(model, rank)
-    # What an adapter is trained over stays as it is, and so does its record.
-    recorded = student.record if adapted is None else None
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert task.train is not None
     with args.main_process_first():
         dataset = tokenize(
             student.tokenizer, task.train, model, options.sequence_length, apart=by_cosine
         )
-    # Embeddings are a mean that pretraining has fitted as a whole: layers alone would undo that.
-    followed = original if options.layer_epochs and not by_cosine else None
-    if followed is not None and recorded is not None and not resume:
-        with layer_progress(console or Console(quiet=True), "following", "followed") as progress:
-            follow_teacher(
-                model, followed.model, encoder, dataset, options,
-                most=_examples(args, len(dataset)), seed=args.seed, progress=progress,
-            )  # fmt: skip
     collator = FinetuningCollator(student.tokenizer)
     run = {
         "task": task.name, "finetuning": options.model_dump(), "steps": args.max_steps,
         "seed": args.seed, "lora": rank,
     }  # fmt: skip
     points = fit(distillation, args, dataset, collator, run=run, resume=resume, console=console)
+    recorded = student.record if adapted is None else None
     if recorded is not None:
         recorded.decisions = decisions
         recorded.add_training(points)
@@ -203,14 +190,6 @@ def _arguments(
     return training_arguments(values, work, steps)
 
 
-def _examples(args: TrainingArguments, there_are: int) -> int:
-    """How many examples training itself looks at, each counted once."""
-    if args.max_steps <= 0:
-        return there_are
-    step: int = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return min(there_are, args.max_steps * step)
-
-
 def _student(
     start: Classifier, task: Task, by_cosine: bool, pooling: str
 ) -> tuple[Classifier, list[Decision]]:
@@ -227,7 +206,7 @@ def _read_teacher(
     teacher: str | Path,
     task: Task,
     start: Classifier,
-    options: Finetuning,
+    objective: TaskObjective,
     by_cosine: bool,
 ) -> Classifier:
     """The teacher, after a check that the student can follow it."""
@@ -241,15 +220,13 @@ def _read_teacher(
         )
     if read.tokenizer.get_vocab() != start.tokenizer.get_vocab():
         raise CheckpointError(f"The teacher {teacher} has another vocabulary than the checkpoint.")
-    inner = {f"objective.{name}" for name in options.objective.weights().keys() - _OUTER}
-    if options.layer_epochs:
-        inner.add("layer_epochs")
+    inner = objective.weights().keys() - {"task", "logits"}
     sizes = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads")
     theirs, ours = (
         [getattr(model.config, size) for size in sizes] for model in (read.model, start.model)
     )
     if inner and theirs != ours:
-        keys = ", ".join(f"finetuning.{name}" for name in sorted(inner))
+        keys = ", ".join(f"finetuning.objective.{name}" for name in sorted(inner))
         raise CheckpointError(
             f"The teacher {teacher} has other layers than the checkpoint: set {keys} to 0, or "
             "give one of the same shape."

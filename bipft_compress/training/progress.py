@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -38,26 +36,6 @@ def progress_bar(console: Console, unit: str) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
-
-
-@contextmanager
-def layer_progress(console: Console, doing: str, done: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over layers, or log lines: gives what to call with a layer's number and their count.
-
-    Args:
-        console: where to; log lines where it is no terminal.
-        doing: before the bar.
-        done: of a layer, in a log line.
-    """
-    with progress_bar(console, "layers") as bar:
-        task = bar.add_task(doing, total=None, note="")
-
-        def progress(number: int, total: int) -> None:
-            bar.update(task, completed=number, total=total)
-            if bar.disable:
-                logger.info("%s layer %d of %d", done, number, total)
-
-        yield progress
 
 
 class TrainingProgress(TrainerCallback):
