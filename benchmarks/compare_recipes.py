@@ -4,7 +4,7 @@
 
 Each recipe and seed is compressed and pretrained on the same number of tokens of the corpus, then
 fine-tuned for the same number of steps on each task, with the same optimiser; the teacher is the
-original, fine-tuned once on the same task, for longer. Models are kept in --work, figures in
+original, fine-tuned once on the same task, at least as long. Models are kept in --work, figures in
 --out: a run that is stopped goes on where it was, also on another machine. Several may run at once
 if their seeds or recipes differ. Table and figure are written from all that is there.
 """
@@ -34,7 +34,7 @@ from bipft_compress.training.pretrain import pretrain
 
 FULL = "full-precision"
 RECIPES = ("default", "baseline", "bipft-b", "bit", "bibert", "bipft-a", "bit-multistep")
-STEPS = {"sst2": 300, "cola": 200, "rte": 40, "stsb": 100}
+STEPS = {"sst2": 300, "cola": 800, "rte": 40, "stsb": 100}
 TEACHER_STEPS = {"sst2": 1200, "cola": 800, "rte": 160, "stsb": 400}
 """Of the original, which is there before there is anything to compare."""
 
