@@ -62,6 +62,11 @@ class SentencePairs:
         return cls(list(first), list(second), list(scores))
 
 
+def _longest(model: PreTrainedModel) -> int:
+    """Tokens that a sentence is cut to."""
+    return min(MAX_LENGTH, max_sequence_length(model.config))
+
+
 @torch.no_grad()
 def embed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]
@@ -69,7 +74,7 @@ def embed(
     """Unit-length sentence embeddings, mean-pooled over real tokens, (sentences, hidden)."""
     model.eval()
     encoder = model.base_model
-    length = min(MAX_LENGTH, max_sequence_length(model.config))
+    length = _longest(model)
     order = np.argsort([len(sentence) for sentence in sentences], kind="stable")
     parts = []
     for start in range(0, len(order), BATCH):
@@ -110,9 +115,9 @@ def embedding_floor(
     @torch.no_grad()
     def averages(sentences: list[str]) -> Tensor:
         words = model.get_input_embeddings()
-        rows = []
+        length, rows = _longest(model), []
         for sentence in sentences:
-            ids = tokenizer(sentence, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+            ids = tokenizer(sentence, truncation=True, max_length=length, return_tensors="pt")
             rows.append(words(ids["input_ids"].to(model.device)).mean((0, 1)))
         return F.normalize(torch.stack(rows), dim=-1).cpu()
 
