@@ -24,10 +24,13 @@ NAMES = {"sst2": "SST-2", "cola": "CoLA", "rte": "RTE", "stsb": "STS-B", UNTUNED
 
 SPREAD = "± is half the distance between two seeds; a figure without it is of one."
 
-_KINDS = Recipe().estimators.ranks()
-
 MAGNITUDES = {"scales": "magnitude", "method": "zero", "refits": 0, "sign_sweeps": 0}
 """The papers' start."""
+
+
+def _every_rank(rank: int) -> dict[str, dict[str, Any]]:
+    return {"estimators": Recipe().with_rank(rank).estimators.ranks()}
+
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "papers' start": {
@@ -35,8 +38,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "no descent by layers": {"initialisation": {"layer_epochs": 0}},
     "papers' start and descent by layers": {"initialisation": MAGNITUDES},
-    "no estimators": {"estimators": dict.fromkeys(_KINDS, 0)},
-    "rank 8": {"estimators": dict.fromkeys(_KINDS, 8)},
+    "no estimators": _every_rank(0),
+    "rank 8": _every_rank(8),
     "hidden states alone": {
         "objective": {"sentence_cosine": 0.0, "sentence_similarity": 0.0}
     },

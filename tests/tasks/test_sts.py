@@ -75,6 +75,22 @@ def test_spearman_is_of_the_cosines(make_model, tokenizer):
     assert -1 <= embedding_floor(model, tokenizer, same) <= 1
 
 
+def test_the_floor_is_of_the_sentences_that_are_embedded(make_model, tokenizer):
+    """What lies beyond the model's positions counts for neither."""
+    model = make_model("bert")
+    room = max_sequence_length(model.config) - 2  # [CLS] and [SEP]
+    words = ("ab", "cd", "ad"), ("ac", "ab", "bd")
+    first, second = ([" ".join([word] * room) for word in texts] for texts in words)
+    # What is beyond would make each pair in turn the one most alike.
+    for number in range(3):
+        tails = [second[number] * 9 if number == pair else "" for pair in range(3)]
+        longer = [f"{text} {tail}" for text, tail in zip(first, tails, strict=True)]
+        scores = [3.0 if number == pair else 1.0 for pair in range(3)]
+        assert embedding_floor(
+            model, tokenizer, SentencePairs(longer, second, scores)
+        ) == embedding_floor(model, tokenizer, SentencePairs(first, second, scores))
+
+
 def test_likeness_of_a_model_to_itself_is_one(make_model, tokenizer):
     model, other = make_model("bert"), make_model("bert", seed=1)
     assert likeness(model, model, tokenizer, SENTENCES) == pytest.approx((1, 1))
