@@ -22,7 +22,7 @@ struct Head {
   const std::uint16_t* ones;         // (key_value_bits, head_dim), bits set in each row of values
   const std::uint16_t* forbidden;    // (length), 255 at padding
   bool boolean;  // Bi-Attention: a code says whether the score is at least 0, without softmax
-  float score_scale, probability_scale;
+  float score_scale, probability_scale, probability_shift;
   std::int64_t score_rank, context_rank;
   const float* key_estimates;    // (score_rank, length)
   const float* value_estimates;  // (context_rank, length)
@@ -102,7 +102,8 @@ class HeadAttention {
     for (; k + 4 <= h.length; k += 4)
       for (int l = 0; l < 4; ++l) sums[l] += table.weight[counts[k + l]];
     for (; k < h.length; ++k) sums[k % 4] += table.weight[counts[k]];
-    const double least = 0.5 * h.probability_scale * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    const double least = (h.probability_shift + 0.5 * h.probability_scale) *
+                         ((sums[0] + sums[1]) + (sums[2] + sums[3]));
     const double* weight = table.weight;
     std::int64_t low = 0, high = h.head_dim;
     while (low <= high && weight[low] < least) ++low;
@@ -158,8 +159,11 @@ class HeadAttention {
     if (total == 0) return;
     const float most = static_cast<float>((1 << h.bits) - 1);
     const float per_step = 1.0f / (total * h.probability_scale);
+    const float shift = h.probability_shift / h.probability_scale;
     for (std::int64_t k = 0; k < n; ++k) {
-      const int code = static_cast<int>(std::min(scores[k] * per_step, most) + 0.5f);
+      // A threshold below 0 attends to everything but padding.
+      const float steps = h.forbidden[k] ? 0.0f : std::max(scores[k] * per_step - shift, 0.0f);
+      const int code = static_cast<int>(std::min(steps, most) + 0.5f);
       for (int i = 0; i < h.bits; ++i)
         planes_[(i * kTile + t) * row_bytes(n) + k / 8] |=
             static_cast<std::uint8_t>(((code >> i) & 1) << (k % 8));

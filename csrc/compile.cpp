@@ -126,7 +126,8 @@ class Compiler {
     for (auto& [section, key] :
          {std::pair{&a.query_clip, "query_clip"}, std::pair{&a.key_clip, "key_clip"},
           std::pair{&a.value_clip, "value_clip"}, std::pair{&a.score_scale, "score_scale"},
-          std::pair{&a.probability_scale, "probability_scale"}})
+          std::pair{&a.probability_scale, "probability_scale"},
+          std::pair{&a.probability_shift, "probability_shift"}})
       *section = floats(name + key, heads);
     a.boolean = whole(name + "boolean", 0, 1);
     if (has(name + "score_left")) {

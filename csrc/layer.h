@@ -296,6 +296,7 @@ class Layer {
         forbidden_.data() + b * length_,
         a_.boolean != 0,
         p_.at<float>(a_.score_scale)[h], p_.at<float>(a_.probability_scale)[h],
+        p_.at<float>(a_.probability_shift)[h],
         a_.score_rank, a_.context_rank,
         key_estimates_.data() + n * length_ * a_.score_rank,
         value_estimates_.data() + n * length_ * a_.context_rank,

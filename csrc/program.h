@@ -33,7 +33,7 @@ struct AttentionSpec {
   std::int64_t score_rank, context_rank;
   // (heads, head_dim), then (heads,).
   Section query_shift, key_shift, value_shift, value_scale, context_bias;
-  Section query_clip, key_clip, value_clip, score_scale, probability_scale;
+  Section query_clip, key_clip, value_clip, score_scale, probability_scale, probability_shift;
   // (heads, rank, head_dim) each.
   Section score_left, score_right, context_left, context_right;
 };

@@ -28,7 +28,8 @@ class BinaryAttention(nn.Module):
         p     = softmax(score);  pb = probability_scale * [p >= probability_scale / 2]
         ctx   = (pb . vb) * value_scale + context_bias + (pb . (v A)) B^T
 
-    Probabilities use the {0, scale} set of BiT (Liu et al. 2022). Queries and probabilities are
+    Probabilities use the {0, scale} set of BiT (Liu et al. 2022), with `elastic` also its learned
+    threshold, ``p >= probability_shift + probability_scale / 2``. Queries and probabilities are
     the activation side of the products and have `bits` bits; keys and values are the weight side,
     packed like weights, with `key_value_bits`.
 
@@ -44,8 +45,8 @@ class BinaryAttention(nn.Module):
         score_rank: rank of the estimator of the scores, per head; 0 for none.
         context_rank: rank of the estimator of the context, per head; 0 for none.
         clip: see `quantize_activation`.
-        elastic: learn the scales through the codes too; see `quantize_activation` and
-            `scaled_gradient`.
+        elastic: learn the scales through the codes too, and the threshold of probabilities; see
+            `quantize_activation` and `scaled_gradient`.
         boolean: Bi-Attention; `bits` must be 1.
         hidden_size: width of the hidden states, for estimators that read them; 0 for those that
             read q, k and v.
@@ -81,6 +82,9 @@ class BinaryAttention(nn.Module):
         self.value_clip = nn.Parameter(torch.ones(heads, 1, 1))
         self.score_scale = nn.Parameter(torch.full((heads, 1, 1), head_dim**-0.5))
         self.probability_scale = nn.Parameter(torch.full((heads, 1, 1), 0.1))
+        self.probability_shift = (
+            nn.Parameter(torch.zeros(heads, 1, 1)) if elastic and not boolean else None
+        )
         self.value_scale = nn.Parameter(torch.ones(heads, 1, head_dim))
         self.context_bias = nn.Parameter(torch.zeros(heads, 1, head_dim))
 
@@ -125,11 +129,10 @@ class BinaryAttention(nn.Module):
         """The value of a probability's code 1, (heads, 1, 1); always positive."""
         return self.probability_scale.clamp_min(SMALLEST_SCALE)
 
-    def _step(self, probabilities: Tensor) -> Tensor:
-        step = self.probability_step
+    def _elastic(self, learned: Tensor, probabilities: Tensor) -> Tensor:
         if not self.elastic:
-            return step
-        return scaled_gradient(step, probabilities.numel() // self.heads, self.bits)
+            return learned
+        return scaled_gradient(learned, probabilities.numel() // self.heads, self.bits)
 
     def probability_codes(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         """Codes of probabilities (batch, heads, queries, keys), 0 wherever the mask forbids.
@@ -144,7 +147,10 @@ class BinaryAttention(nn.Module):
         if self.boolean:
             codes = quantize_boolean(scores)
         else:
-            codes = quantize_probability(scores.softmax(-1), self._step(scores), self.bits)
+            step = self._elastic(self.probability_step, scores)
+            threshold = self.probability_shift
+            shift = None if threshold is None else self._elastic(threshold, scores)
+            codes = quantize_probability(scores.softmax(-1), step, self.bits, shift)
         if mask is not None:
             # A row that may attend to nothing has a uniform softmax: no code of it may survive.
             # An additive mask may carry finite position biases beside its "never".
@@ -156,7 +162,7 @@ class BinaryAttention(nn.Module):
         self, probability_codes: Tensor, value: Tensor, hidden: Tensor | None = None
     ) -> Tensor:
         """Context per head, (batch, heads, queries, head_dim); `hidden` as for `scores`."""
-        scale = self._step(probability_codes)
+        scale = self._elastic(self.probability_step, probability_codes)
         values = self._codes(value, "value", self.key_value_bits)
         if self.training:
             context = (probability_codes * scale) @ (values * self.value_scale)

@@ -135,18 +135,23 @@ def quantize_boolean(scores: Tensor) -> Tensor:
     return (quantize_activation(scores, one) + 1) / 2
 
 
-def quantize_probability(p: Tensor, scale: Tensor, bits: int = 1) -> Tensor:
+def quantize_probability(
+    p: Tensor, scale: Tensor, bits: int = 1, shift: Tensor | None = None
+) -> Tensor:
     """Codes of attention probabilities: the {0, scale} set and its k-bit extension.
 
-    ``code = round(clip(p / scale, 0, 2^k - 1))``; at one bit this is ``[p >= scale / 2]`` (BiT,
-    Liu et al. 2022, section 3.2). Both `p` and `scale` receive straight-through gradients.
+    ``code = round(clip((p - shift) / scale, 0, 2^k - 1))``; at one bit this is
+    ``[p >= shift + scale / 2]`` (BiT, Liu et al. 2022, section 3.2 and eq. 6, where `shift` is the
+    learned threshold). `p`, `scale` and `shift` receive straight-through gradients.
 
     Args:
         p: probabilities in [0, 1], any shape.
         scale: positive; broadcasts against `p`.
         bits: 1, 2, 4 or 8.
+        shift: broadcasts against `p`; None for none.
 
     Returns:
         Integers in ``[0, 2^k - 1]``; the represented value is ``scale * code``.
     """
-    return straight_through_round((p / scale).clamp(0, 2**bits - 1))
+    above = p if shift is None else p - shift
+    return straight_through_round((above / scale).clamp(0, 2**bits - 1))

@@ -109,12 +109,15 @@ def _attention(own: Mapping[str, Tensor], facts: LayerFacts) -> AttentionParamet
 
     by_channel = ("query_shift", "key_shift", "value_shift", "value_scale", "context_bias")
     by_head = ("query_clip", "key_clip", "value_clip", "score_scale")
+    scale = own["probability_scale"].flatten().clamp_min(SMALLEST_SCALE)
+    learned = own.get("probability_shift")
     return AttentionParameters(
         heads=facts.heads,
         head_dim=facts.head_dim,
         **{name: own[name].squeeze(1) for name in by_channel},
         **{name: own[name].flatten() for name in by_head},
-        probability_scale=own["probability_scale"].flatten().clamp_min(SMALLEST_SCALE),
+        probability_scale=scale,
+        probability_shift=torch.zeros_like(scale) if learned is None else learned.flatten(),
         score_estimator=headwise("score_estimator"),
         context_estimator=headwise("context_estimator"),
         shared_estimator=shared(),

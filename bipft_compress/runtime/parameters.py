@@ -73,11 +73,12 @@ class AttentionParameters:
     value_scale: Tensor
     context_bias: Tensor
     query_clip: Tensor
-    """(heads,), as key_clip, value_clip, score_scale and probability_scale."""
+    """(heads,), as all that follow up to the estimators."""
     key_clip: Tensor
     value_clip: Tensor
     score_scale: Tensor
     probability_scale: Tensor
+    probability_shift: Tensor
     score_estimator: HeadwiseLowRank | None = None
     context_estimator: HeadwiseLowRank | None = None
     shared_estimator: SharedLowRank | None = None

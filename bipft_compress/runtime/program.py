@@ -127,6 +127,7 @@ def _attention(
     for name in (
         "query_shift", "key_shift", "value_shift", "value_scale", "context_bias",
         "query_clip", "key_clip", "value_clip", "score_scale", "probability_scale",
+        "probability_shift",
     ):  # fmt: skip
         arrays[f"attention.{name}"] = getattr(attention, name)
     # A map that is applied to a head's vector has one row a rank.

@@ -104,7 +104,8 @@ def _probability_codes(
     if layer.attention.boolean:
         codes = quantize_boolean(scores)
     else:
-        codes = quantize_probability(scores.softmax(-1), scale, layer.bits)
+        shift = _by_head(layer.attention.probability_shift)
+        codes = quantize_probability(scores.softmax(-1), scale, layer.bits, shift)
     if never is None:
         return codes
     # A sequence of padding alone has a uniform softmax: no code of it may survive.

@@ -93,6 +93,7 @@ class RandomLayer {
     for (const char* name :
          {"query_clip", "key_clip", "value_clip", "score_scale", "probability_scale"})
       floats(std::string("attention.") + name, s.heads, 0.1f, true);
+    floats("attention.probability_shift", s.heads, 0.02f);
     source.numbers["attention.boolean"] = s.bits == 1 && !s.folded;
     if (s.rank) {
       const int rank = std::min(s.rank, s.head_dim);

@@ -60,8 +60,11 @@ def _naive(attention: BinaryAttention, qkv: torch.Tensor, allowed: np.ndarray) -
                     scores[j] = value["score_scale"][h, 0, 0] * integer
                 total = sum(math.exp(s) for s in scores.values())
                 scale = value["probability_scale"][h, 0, 0]
+                shift = 0.0
+                if "probability_shift" in value:
+                    shift = value["probability_shift"][h, 0, 0]
                 for j, score in scores.items():
-                    p = math.exp(score) / total
+                    p = max(math.exp(score) / total - shift, 0.0)
                     weight = scale * min(math.floor(p / scale + 0.5), largest)
                     vj = codes(v[b, h, j], "value", h, attention.key_value_bits)
                     out[b, h, i] += weight * np.array(vj) * value["value_scale"][h, 0]
@@ -71,8 +74,9 @@ def _naive(attention: BinaryAttention, qkv: torch.Tensor, allowed: np.ndarray) -
 
 @pytest.mark.parametrize(("bits", "key_value_bits"), [(1, 1), (2, 1), (1, 2), (4, 4), (8, 8)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_equals_the_naive_loop(bits, key_value_bits, masked):
-    attention = _attention(bits=bits, key_value_bits=key_value_bits)
+@pytest.mark.parametrize("elastic", [False, True])
+def test_equals_the_naive_loop(bits, key_value_bits, masked, elastic):
+    attention = _attention(bits=bits, key_value_bits=key_value_bits, elastic=elastic)
     qkv = _qkv()
     allowed = np.ones((BATCH, LENGTH, LENGTH), dtype=bool)
     mask = None

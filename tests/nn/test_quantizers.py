@@ -128,12 +128,16 @@ def test_rounding_goes_half_upwards():
 @given(
     p=st.floats(0, 1, width=32),
     scale=st.floats(2**-10, 1, width=32),
+    shift=st.sampled_from([None, -1.0, -0.0625, 0.0, 0.25, 1.0]),
 )
-def test_one_bit_probability_is_the_threshold_at_half_the_scale(p, scale):
+def test_one_bit_probability_is_the_threshold_at_half_the_scale(p, scale, shift):
+    threshold = scale / 2 + (shift or 0.0)
     # Within float rounding of the threshold, but not on it, either answer is right.
-    assume(p == scale / 2 or abs(p - scale / 2) > 1e-6 * scale)
-    code = quantize_probability(torch.tensor([p]), torch.tensor(scale), 1).item()
-    assert code == (1 if p >= scale / 2 else 0)
+    exact = p == threshold and not shift
+    assume(exact or abs(p - threshold) > 1e-6 * max(scale, abs(threshold)))
+    beta = None if shift is None else torch.tensor(shift)
+    code = quantize_probability(torch.tensor([p]), torch.tensor(scale), 1, beta).item()
+    assert code == (1 if p >= threshold else 0)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -156,6 +160,17 @@ def test_probability_gradients():
     assert p.grad.tolist() == [1, 1, 1, 0]
     # code - p/scale inside, the largest code outside.
     assert scale.grad.item() == pytest.approx((0 - 0.25) + (1 - 0.5) + (1 - 1) + 1)
+
+
+def test_gradient_of_the_threshold_of_probabilities():
+    p = torch.tensor([0.0625, 0.125, 0.375, 0.875])
+    shift = torch.tensor(0.125, requires_grad=True)
+    scale = torch.tensor(0.25)
+    codes = quantize_probability(p, scale, 1, shift)
+    assert codes.tolist() == [0, 0, 1, 1]
+    (codes * scale).sum().backward()
+    # -1 for each probability inside [shift, shift + scale].
+    assert shift.grad.item() == -2
 
 
 @pytest.mark.parametrize("bits", BITS)

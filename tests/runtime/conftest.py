@@ -190,6 +190,7 @@ def make_layer(
             score_estimator=headwise("scores"),
             context_estimator=headwise("context"),
             boolean=boolean,
+            probability_shift=normal(heads, scale=0.02),
         ),
         attention_norm=norm(),
         output_norm=norm(),
