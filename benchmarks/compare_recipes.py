@@ -143,10 +143,8 @@ def run_cell(name: str, seed: int, budget: Budget, places: Places) -> Iterator[s
             if UNTUNED not in known:
                 original = checkpoint.load_pretrained(budget.checkpoint)
                 yield _measure_untuned(*original, budget, cell)
-            values = Recipe.load("default").model_dump()["finetuning"]
-            plain = Recipe.load({"finetuning": budget.finetuning(values, seed)})
             for task in missing:
-                yield _tune(budget.checkpoint, name, task, seed, budget, cell, plain)
+                yield _teach(task, budget, places)
         return
     if UNTUNED in known and not missing:
         return
@@ -168,8 +166,18 @@ def run_cell(name: str, seed: int, budget: Budget, places: Places) -> Iterator[s
     for task in missing:
         full = places.cell(budget, FULL, TEACHER_SEED).models
         teacher = full / budget.measurement(FULL, task)
+        if not teacher.is_dir():  # its score may be known from another machine
+            yield f"teacher, {_teach(task, budget, places)}"
         yield _tune(trained, name, task, seed, budget, cell, recipe, teacher)
     shutil.rmtree(start, ignore_errors=True)
+
+
+def _teach(task: str, budget: Budget, places: Places) -> str:
+    """Fine-tune the original: a row of the table, and the teacher of all others."""
+    values = Recipe.load("default").model_dump()["finetuning"]
+    plain = Recipe.load({"finetuning": budget.finetuning(values, TEACHER_SEED)})
+    cell = places.cell(budget, FULL, TEACHER_SEED)
+    return _tune(budget.checkpoint, FULL, task, TEACHER_SEED, budget, cell, plain)
 
 
 def _measure_untuned(
