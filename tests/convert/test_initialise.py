@@ -106,7 +106,8 @@ def test_the_same_input_gives_the_same_start_and_leaves_the_teacher_alone(make_p
 
 def test_descent_of_each_layer_lowers_the_error(make_pair, family):
     plain = make_pair(family, recipe=FULL)
-    descended = make_pair(family, recipe=FULL | {"initialisation": {"layer_epochs": 30}})
+    # 30 passes leave .96 of the last error on some processors, by their rounding; 60 leave .83.
+    descended = make_pair(family, recipe=FULL | {"initialisation": {"layer_epochs": 60}})
     assert all(
         after < 0.95 * before for before, after in zip(plain.errors, descended.errors, strict=True)
     )
