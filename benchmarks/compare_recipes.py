@@ -6,7 +6,8 @@ Each recipe and seed is compressed and pretrained on the same number of tokens o
 fine-tuned for the same number of steps on each task, with the same optimiser; the teacher is the
 original, fine-tuned once on the same task, at least as long. Models are kept in --work, figures in
 --out: a run that is stopped goes on where it was, also on another machine. Several may run at once
-if their seeds or recipes differ. Table and figure are written from all that is there.
+if their seeds or recipes differ, once the teachers are there (``--recipes`` with no name makes
+them). Table and figure are written from all that is there.
 """
 
 from __future__ import annotations
