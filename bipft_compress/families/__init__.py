@@ -1,7 +1,6 @@
-"""Model families: where they keep their modules. Knows nothing of binarization's arithmetic."""
+"""Model families: how their layers are read into blocks. Knows nothing of binarization."""
 
 from bipft_compress.families.encoder import (
-    LINEAR_KINDS,
     Encoder,
     EncoderLayer,
     check_supported,
@@ -10,12 +9,14 @@ from bipft_compress.families.encoder import (
     head_parameters,
     max_sequence_length,
     set_module,
+    teacher_of,
+    use_blocks,
 )
-from bipft_compress.families.table import FAMILIES, Family
+from bipft_compress.families.family import Family
+from bipft_compress.families.table import FAMILIES
 
 __all__ = [
     "FAMILIES",
-    "LINEAR_KINDS",
     "Encoder",
     "EncoderLayer",
     "Family",
@@ -25,4 +26,6 @@ __all__ = [
     "head_parameters",
     "max_sequence_length",
     "set_module",
+    "teacher_of",
+    "use_blocks",
 ]

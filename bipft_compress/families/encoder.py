@@ -1,22 +1,26 @@
-"""One view of every supported model: an encoder with named parts."""
+"""One view of every supported model: an encoder of blocks, and what lies around them."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
-from typing import TYPE_CHECKING
+from types import MethodType
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from bipft_compress.errors import UnsupportedModelError
-from bipft_compress.families.table import FAMILIES, POSITIONS_AFTER_PADDING, Family
+from bipft_compress.families.family import Family
+from bipft_compress.families.table import FAMILIES
+from bipft_compress.nn.block import Block
+from bipft_compress.spec import BlockSpec, LinearSpec
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-LINEAR_KINDS = ("query", "key", "value", "attention_output", "ffn_up", "ffn_down")
-"""The kinds of linear layer in an encoder layer, in the order in which data flows."""
+GUIDE = "docs/families.md"
+"""The page that teaches how to add a family."""
 
 
 def get_module(root: nn.Module, path: str) -> nn.Module:
@@ -32,37 +36,58 @@ def set_module(root: nn.Module, path: str, module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    """One layer: full module paths from the model's root."""
+    """A layer of transformers' model in which a block stands.
+
+    Attributes:
+        path: of the layer, from the model's root.
+        spec: of its block.
+    """
 
     path: str
-    attention: str
-    linears: dict[str, str]
-    """Kind (one of `LINEAR_KINDS`) to path."""
-    attention_norm: str
-    output_norm: str
+    spec: BlockSpec
+
+    @property
+    def block(self) -> str:
+        """Path of the block."""
+        return f"{self.path}.block"
+
+    @property
+    def attention(self) -> str:
+        """Path of the attention's arithmetic."""
+        return f"{self.block}.attention.core"
+
+    def linears(self) -> Iterator[tuple[str, LinearSpec]]:
+        """Path and description of every linear layer of the block."""
+        for linear in self.spec.linears():
+            yield f"{self.block}.{linear.name}", linear
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """The parts of a model that matter here, by full module path from the model's root."""
+    """The parts of a model that matter here, by full module path from the model's root.
+
+    Attributes:
+        layers: those that hold a block, each once.
+        calls: numbers of the layers in the order in which a forward pass calls them.
+        word_embeddings: the table of word embeddings.
+        embeddings_kept: all other tables of embeddings.
+        pooler: the pooler's linear layer.
+        decoder: the output layer of a masked language model that is tied to the word embeddings.
+        hidden_size: width of the hidden states.
+    """
 
     layers: tuple[EncoderLayer, ...]
+    calls: tuple[int, ...]
     word_embeddings: str
     embeddings_kept: tuple[str, ...]
     pooler: str | None
     decoder: str | None
-    """The masked-language-model output layer tied to the word embeddings, where there is one."""
-    heads: int
-    head_dim: int
     hidden_size: int
-    activation: str
-    """Between the two ffn linears; a name of transformers' ``ACT2FN``."""
 
-    def linears(self) -> Iterator[tuple[int, str, str]]:
-        """Layer number, kind and path of every linear layer of the encoder layers."""
-        for index, layer in enumerate(self.layers):
-            for kind, path in layer.linears.items():
-                yield index, kind, path
+    def linears(self) -> Iterator[tuple[str, LinearSpec]]:
+        """Path and description of every linear layer of all blocks."""
+        for layer in self.layers:
+            yield from layer.linears()
 
 
 def check_supported(config: PretrainedConfig) -> Family:
@@ -75,7 +100,8 @@ def check_supported(config: PretrainedConfig) -> Family:
     if model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise UnsupportedModelError(
-            f"Model type {model_type!r} is not supported; use an encoder of one of: {known}."
+            f"Model type {model_type!r} is not supported; use an encoder of one of: {known}. "
+            f"{GUIDE} says how to add one."
         )
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         raise UnsupportedModelError(
@@ -86,58 +112,88 @@ def check_supported(config: PretrainedConfig) -> Family:
 
 
 def max_sequence_length(config: PretrainedConfig) -> int:
-    """Longest sequence, in tokens, that a model's position embeddings allow."""
+    """Longest sequence, in tokens, that a model has positions for."""
     # The positions of RoBERTa and its kin begin after the padding index.
-    offset = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
-    return int(config.max_position_embeddings) - offset
+    after = FAMILIES[config.model_type].positions_after_padding
+    return int(config.max_position_embeddings) - (config.pad_token_id + 1 if after else 0)
 
 
-def describe(model: PreTrainedModel) -> Encoder:
-    """Find the parts of a full-precision or binary model.
+def use_blocks(model: PreTrainedModel) -> Encoder:
+    """Put a block into every encoder layer of `model`, in place; it computes what it did before.
+
+    The layers of transformers' model stay as shells around their blocks: it finds the hidden
+    states by their class.
+
+    Args:
+        model: in full precision; unchanged where its layers hold blocks already.
+
+    Returns:
+        The parts of the model.
 
     Raises:
         UnsupportedModelError: see `check_supported`; or modules are not where the family has them.
     """
-    family = check_supported(model.config)
-    base = model.base_model
+    family, base = check_supported(model.config), _base(model)
+    layers = _layers(base, family)
+    if not all(hasattr(layer, "block") for _, layer in layers):
+        blocks = [_read(family, layer, base) for _, layer in layers]
+        for (_, layer), block in zip(layers, blocks, strict=True):
+            for name in [name for name, _ in layer.named_children() if name not in family.keep]:
+                delattr(layer, name)
+            layer.block = block
+            layer.forward = MethodType(family.forward, layer)
+        family.finish(base)
+        if base._supports_sdpa:
+            # Its masks are boolean, and none where there is no padding.
+            model.config._attn_implementation = "sdpa"
+    return describe(model)
+
+
+def teacher_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a full-precision `model` with blocks, which shares its parameters."""
+    shared = {id(parameter): parameter for parameter in model.parameters()}
+    copied = copy.deepcopy(model, shared)
+    use_blocks(copied)
+    return copied
+
+
+def describe(model: PreTrainedModel) -> Encoder:
+    """Find the parts of a model, in full precision or binary.
+
+    Raises:
+        UnsupportedModelError: as for `use_blocks`.
+    """
+    family, base = check_supported(model.config), _base(model)
     prefix = "" if base is model else f"{model.base_model_prefix}."
-    layers = []
-    try:
-        count = len(get_module(base, family.layers))  # type: ignore[arg-type]
-        for index in range(count):
-            path = f"{prefix}{family.layers}.{index}"
-            linears = {kind: f"{path}.{getattr(family, kind)}" for kind in LINEAR_KINDS}
-            layer = EncoderLayer(
-                path=path,
-                attention=f"{path}.{family.attention}",
-                linears=linears,
-                attention_norm=f"{path}.{family.attention_norm}",
-                output_norm=f"{path}.{family.output_norm}",
-            )
-            for part in (*linears.values(), layer.attention_norm, layer.output_norm):
-                get_module(model, part)
-            layers.append(layer)
-        get_module(base, family.word_embeddings)
-    except AttributeError as error:
+    found = _layers(base, family)
+    if not found:
         raise UnsupportedModelError(
-            f"This {model.config.model_type} model has an unusual layout ({error}); "
-            "only the layout of transformers' own classes is supported."
-        ) from None
-    heads = model.config.num_attention_heads
-    # Head size from the weights, not the configuration: some families let the two differ.
-    width = reduce(getattr, family.query.split("."), get_module(base, f"{family.layers}.0"))
+            f"This {model.config.model_type} model has an unusual layout (it has no "
+            f"{family.layer}); only the layout of transformers' own classes is supported."
+        )
+    layers = []
+    for path, layer in found:
+        block = layer.block if hasattr(layer, "block") else _read(family, layer, base)
+        layers.append(EncoderLayer(f"{prefix}{path}", block.spec))
+    names = {id(module): name for name, module in base.named_modules()}
+    words = names[id(base.get_input_embeddings())]
+    inside = tuple(f"{path}." for path, _ in found)
+    others = [
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Embedding) and name != words and not name.startswith(inside)
+    ]
+    pooler = _pooler(base)
     return Encoder(
         layers=tuple(layers),
-        word_embeddings=f"{prefix}{family.word_embeddings}",
+        calls=tuple(family.calls(model.config, len(layers))),
+        word_embeddings=f"{prefix}{words}",
         embeddings_kept=tuple(
-            f"{prefix}{path}" for path in family.embeddings_kept if _has(base, path)
+            f"{prefix}{name}" for name in others if not name.startswith(f"{words}.")
         ),
-        pooler=f"{prefix}{family.pooler}" if _has(base, family.pooler) else None,
+        pooler=None if pooler is None else f"{prefix}{pooler}",
         decoder=_tied_decoder(model),
-        heads=heads,
-        head_dim=width.out_features // heads,
-        hidden_size=model.config.hidden_size,
-        activation=str(getattr(model.config, family.activation)),
+        hidden_size=layers[0].spec.hidden,
     )
 
 
@@ -151,16 +207,44 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
     return [name for name, own in model.named_parameters() if id(own) not in backbone]
 
 
-def _has(root: nn.Module, path: str) -> bool:
+def _base(model: PreTrainedModel) -> Any:
+    return model.base_model
+
+
+def _layers(base: nn.Module, family: Family) -> list[tuple[str, Any]]:
+    return [
+        (path, module)
+        for path, module in base.named_modules()
+        if type(module).__name__ == family.layer
+    ]
+
+
+def _read(family: Family, layer: nn.Module, base: nn.Module) -> Block:
     try:
-        return get_module(root, path) is not None
-    except AttributeError:
-        return False
+        return family.read(layer, base)
+    except (AttributeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"This {type(base).__name__} has an unusual layout ({error}); only the layout of "
+            "transformers' own classes is supported."
+        ) from None
+
+
+def _pooler(base: Any) -> str | None:
+    pooler = getattr(base, "pooler", None)
+    if hasattr(pooler, "dense"):
+        return "pooler.dense"
+    return "pooler" if hasattr(pooler, "bias") else None
 
 
 def _tied_decoder(model: PreTrainedModel) -> str | None:
-    output = model.get_output_embeddings()
-    if output is None or not getattr(model.config, "tie_word_embeddings", True):
+    output: Any = model.get_output_embeddings()
+    if output is None:
         return None
-    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
-    return names[output]
+    words: Any = model.get_input_embeddings()
+    names = {id(module): name for name, module in model.named_modules()}
+    if isinstance(output, nn.Linear):
+        tied = getattr(words, "weight", None) is output.weight
+    else:
+        # Of a binary model: it reads the table of words.
+        tied = getattr(output, "_embedding", (None,))[0] is words
+    return names[id(output)] if tied else None

@@ -1,6 +1,7 @@
 """Binary layers and the pieces they are made of. Knows nothing of model families or files."""
 
-from bipft_compress.nn.attention import BinaryAttention
+from bipft_compress.nn.attention import BinaryAttention, FullAttention
+from bipft_compress.nn.block import Block
 from bipft_compress.nn.embedding import (
     CompressedEmbedding,
     FrequencyAwareEmbedding,
@@ -9,6 +10,7 @@ from bipft_compress.nn.embedding import (
 )
 from bipft_compress.nn.estimator import HeadwiseEstimator, LowRankEstimator, SharedEstimator
 from bipft_compress.nn.linear import BinaryLinear
+from bipft_compress.nn.norm import Affine
 from bipft_compress.nn.quantizers import (
     quantize_activation,
     quantize_probability,
@@ -19,10 +21,13 @@ from bipft_compress.nn.quantizers import (
 from bipft_compress.nn.rounding import RowRounding, round_rows
 
 __all__ = [
+    "Affine",
     "BinaryAttention",
     "BinaryLinear",
+    "Block",
     "CompressedEmbedding",
     "FrequencyAwareEmbedding",
+    "FullAttention",
     "HeadwiseEstimator",
     "LowRankEstimator",
     "RowRounding",

@@ -1,45 +1,199 @@
-"""Binary self-attention: both products on bits, the mask respected."""
+"""Self-attention between the projections and the output: in full precision, and on bits."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from bipft_compress.nn.estimator import HeadwiseEstimator, SharedEstimator
+from bipft_compress.nn.positions import relative_index, relative_offsets, within_window
 from bipft_compress.nn.quantizers import (
     quantize_activation,
     quantize_boolean,
     quantize_probability,
     scaled_gradient,
+    weight_sign,
 )
+from bipft_compress.spec import AttentionSpec
 
 SMALLEST_SCALE = 1e-4
 """Of probabilities: one at or below zero would turn "attend to nothing" into "attend to padding".
 """
 
 
-class BinaryAttention(nn.Module):
-    """The arithmetic between the projections and the output: scores, probabilities, context.
+def read_mask(mask: Tensor | None, query: Tensor, window: int | None) -> Tensor | None:
+    """A mask in the one form that scores take.
+
+    Args:
+        mask: (batch, keys), true or 1 at real tokens; or (batch, 1, queries or 1, keys), boolean
+            or added to scores, as transformers makes it; None for everywhere.
+        query: (..., length, head_dim).
+        window: see `AttentionSpec`.
+
+    Returns:
+        What broadcasts against (batch, heads, queries, keys), boolean and true where attention is
+        allowed, or additive; None for everywhere.
+    """
+    if mask is not None and mask.dim() == 2:
+        mask = mask[:, None, None, :].bool()
+    length = query.shape[-2]
+    if window is None or window >= length - 1:
+        return mask
+    near = within_window(length, window, query.device)
+    if mask is None:
+        return near
+    if mask.dtype == torch.bool:
+        return mask & near
+    return mask.masked_fill(~near, torch.finfo(mask.dtype).min)
+
+
+def mask_scores(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores that softmax makes 0 where `mask`, of `read_mask`, forbids attention."""
+    if mask is None:
+        return scores
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores + mask
+
+
+class Attention(nn.Module):
+    """What both precisions share: the arguments, and what is added to scores.
+
+    Args:
+        spec: of the attention.
+    """
+
+    def __init__(self, spec: AttentionSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.position_key = self.position_query = None
+        if spec.relative is not None:
+            shape = spec.heads, 2 * spec.relative.span, spec.head_dim
+            if spec.relative.keys:
+                self.position_key = nn.Parameter(torch.zeros(shape))
+            if spec.relative.queries:
+                self.position_query = nn.Parameter(torch.zeros(shape))
+
+    def scores(
+        self, query: Tensor, key: Tensor, bias: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        """Scores before mask and softmax, (batch, heads, queries, keys).
+
+        Args:
+            query: (batch, heads, length, head_dim).
+            key: (batch, key_value_heads, length, head_dim).
+            bias: broadcasts against the scores; None for none.
+            hidden: what queries were projected from, (batch, length, hidden): what a
+                `SharedEstimator` reads.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """Context per head, (batch, heads, length, head_dim).
+
+        Args:
+            query: (batch, heads, length, head_dim).
+            key: (batch, key_value_heads, length, head_dim).
+            value: like `key`.
+            mask: see `read_mask`.
+            bias: see `scores`.
+            hidden: see `scores`.
+        """
+        raise NotImplementedError
+
+    def for_every_head(self, x: Tensor) -> Tensor:
+        """Keys or values (batch, key_value_heads, ...), repeated for the heads that share them."""
+        groups = self.spec.heads // self.spec.key_value_heads
+        return x if groups == 1 else x.repeat_interleave(groups, 1)
+
+    def _with_positions(self, x: Tensor, table: Tensor, *, of_keys: bool) -> Tensor:
+        """Products of contents with the position table's row for their distance.
+
+        Args:
+            x: queries or keys, (batch, heads, length, head_dim).
+            table: (heads, rows, head_dim).
+            of_keys: `x` are keys.
+
+        Returns:
+            (batch, heads, queries, keys).
+        """
+        spec, length = self.spec.relative, x.shape[-2]
+        assert spec is not None
+        offsets = relative_offsets(spec, length)
+        first, last = int(offsets[0]), int(offsets[-1])
+        products = x @ table[:, first : last + 1].transpose(-1, -2)
+        index = relative_index(spec, length, x.device) - first
+        if of_keys:
+            index = index.T
+        found = products.gather(-1, index.expand(*products.shape[:2], -1, -1))
+        return found.transpose(-1, -2) if of_keys else found
+
+
+class FullAttention(Attention):
+    """Softmax attention in full precision, as the families compute it."""
+
+    def scores(
+        self, query: Tensor, key: Tensor, bias: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        key = self.for_every_head(key)
+        scores = query @ key.transpose(-1, -2)
+        if self.position_key is not None:
+            scores = scores + self._with_positions(query, self.position_key, of_keys=False)
+        if self.position_query is not None:
+            scores = scores + self._with_positions(key, self.position_query, of_keys=True)
+        scores = scores * self.spec.score_scale
+        return scores if bias is None else scores + bias
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        return self.probabilities(query, key, mask, bias) @ self.for_every_head(value)
+
+    def probabilities(
+        self, query: Tensor, key: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """Softmax of the scores, (batch, heads, queries, keys); arguments as for `forward`."""
+        mask = read_mask(mask, query, self.spec.window)
+        return mask_scores(self.scores(query, key, bias), mask).softmax(-1)
+
+
+class BinaryAttention(Attention):
+    """Attention whose products run on bits.
 
     ::
 
         qb, kb, vb = codes of (q - shift), (k - shift), (v - shift)
-        score = score_scale * (qb . kb) + (q A)(k B)^T + mask
+        score = score_scale * (qb . kb) + (q A)(k B)^T + terms of positions + mask
         p     = softmax(score);  pb = probability_scale * [p >= probability_scale / 2]
         ctx   = (pb . vb) * value_scale + context_bias + (pb . (v A)) B^T
 
     Probabilities use the {0, scale} set of BiT (Liu et al. 2022), with `elastic` also its learned
     threshold, ``p >= probability_shift + probability_scale / 2``. Queries and probabilities are
     the activation side of the products and have `bits` bits; keys and values are the weight side,
-    packed like weights, with `key_value_bits`.
+    packed like weights, with `key_value_bits`. Of disentangled positions, the tables are signs.
 
     With `boolean` there is no softmax and ``pb = probability_scale * [score >= 0]``: the
-    Bi-Attention of BiBERT (Qin et al. 2022). With `hidden_size` the estimators read the hidden
+    Bi-Attention of BiBERT (Qin et al. 2022). With `from_hidden` the estimators read the hidden
     states instead of q, k and v: see `SharedEstimator`.
 
     Args:
-        heads: number of attention heads.
-        head_dim: width of a head.
+        spec: of the attention.
         bits: bits of queries and probabilities: 1, 2, 4 or 8.
         key_value_bits: bits of keys and values: 1, 2, 4 or 8.
         score_rank: rank of the estimator of the scores, per head; 0 for none.
@@ -48,14 +202,12 @@ class BinaryAttention(nn.Module):
         elastic: learn the scales through the codes too, and the threshold of probabilities; see
             `quantize_activation` and `scaled_gradient`.
         boolean: Bi-Attention; `bits` must be 1.
-        hidden_size: width of the hidden states, for estimators that read them; 0 for those that
-            read q, k and v.
+        from_hidden: the estimators read the hidden states.
     """
 
     def __init__(
         self,
-        heads: int,
-        head_dim: int,
+        spec: AttentionSpec,
         *,
         bits: int = 1,
         key_value_bits: int = 1,
@@ -64,23 +216,24 @@ class BinaryAttention(nn.Module):
         clip: float = 1.0,
         elastic: bool = False,
         boolean: bool = False,
-        hidden_size: int = 0,
+        from_hidden: bool = False,
     ) -> None:
-        super().__init__()
-        self.heads = heads
-        self.head_dim = head_dim
+        super().__init__(spec)
         self.bits = bits
         self.key_value_bits = key_value_bits
         self.clip = clip
         self.elastic = elastic
         self.boolean = boolean
+        heads, shared, head_dim = spec.heads, spec.key_value_heads, spec.head_dim
         self.query_shift = nn.Parameter(torch.zeros(heads, 1, head_dim))
-        self.key_shift = nn.Parameter(torch.zeros(heads, 1, head_dim))
-        self.value_shift = nn.Parameter(torch.zeros(heads, 1, head_dim))
+        self.key_shift = nn.Parameter(torch.zeros(shared, 1, head_dim))
+        self.value_shift = nn.Parameter(torch.zeros(shared, 1, head_dim))
         self.query_clip = nn.Parameter(torch.ones(heads, 1, 1))
-        self.key_clip = nn.Parameter(torch.ones(heads, 1, 1))
-        self.value_clip = nn.Parameter(torch.ones(heads, 1, 1))
-        self.score_scale = nn.Parameter(torch.full((heads, 1, 1), head_dim**-0.5))
+        self.key_clip = nn.Parameter(torch.ones(shared, 1, 1))
+        self.value_clip = nn.Parameter(torch.ones(shared, 1, 1))
+        self.score_scale = nn.Parameter(torch.full((heads, 1, 1), spec.score_scale))
+        self.position_key_scale = self._position_scale(self.position_key)
+        self.position_query_scale = self._position_scale(self.position_query)
         self.probability_scale = nn.Parameter(torch.full((heads, 1, 1), 0.1))
         self.probability_shift = (
             nn.Parameter(torch.zeros(heads, 1, 1)) if elastic and not boolean else None
@@ -89,40 +242,66 @@ class BinaryAttention(nn.Module):
         self.context_bias = nn.Parameter(torch.zeros(heads, 1, head_dim))
 
         def headwise(rank: int) -> HeadwiseEstimator | None:
-            return HeadwiseEstimator(heads, head_dim, rank) if rank and not hidden_size else None
+            return HeadwiseEstimator(heads, head_dim, rank) if rank and not from_hidden else None
 
         self.score_estimator = headwise(score_rank)
         self.context_estimator = headwise(context_rank)
         self.shared_estimator = (
-            SharedEstimator(hidden_size, head_dim, score_rank, context_rank)
-            if hidden_size and (score_rank or context_rank)
+            SharedEstimator(spec.width, head_dim, score_rank, context_rank)
+            if from_hidden and (score_rank or context_rank)
             else None
         )
+
+    def _position_scale(self, table: nn.Parameter | None) -> nn.Parameter | None:
+        shape = self.spec.heads, 1, 1
+        return None if table is None else nn.Parameter(torch.full(shape, self.spec.score_scale))
 
     def _codes(self, x: Tensor, name: str, bits: int) -> Tensor:
         shift, scale = getattr(self, f"{name}_shift"), getattr(self, f"{name}_clip")
         if self.elastic:
-            scale = scaled_gradient(scale, x.numel() // self.heads, bits)
+            scale = scaled_gradient(scale, x.numel() // len(scale), bits)
         return quantize_activation(x - shift, scale, bits, self.clip, self.elastic)
 
-    def scores(self, query: Tensor, key: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Scores before mask and softmax, (batch, heads, queries, keys).
+    def position_signs(self, name: str) -> Tensor:
+        """Signs of a position table, ``position_key`` or ``position_query``."""
+        return weight_sign(getattr(self, name))
 
-        `hidden`, (batch, length, hidden), is what a `SharedEstimator` reads.
-        """
-        queries = self._codes(query, "query", self.bits)
-        keys = self._codes(key, "key", self.key_value_bits).transpose(-1, -2)
+    def scores(
+        self, query: Tensor, key: Tensor, bias: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        queries, keys = self._query_and_key_codes(query, key)
         # Integers first when it counts, see `BinaryLinear`; scales on the smaller side in training.
         if self.training:
-            scores = (queries * self.score_scale) @ keys
+            scores = (queries * self.score_scale) @ keys.transpose(-1, -2)
         else:
-            scores = (queries @ keys) * self.score_scale
+            scores = (queries @ keys.transpose(-1, -2)) * self.score_scale
+        for name, term in self._position_terms(queries, keys):
+            scores = scores + term * getattr(self, f"{name}_scale")
         if self.score_estimator is not None:
-            scores = scores + self.score_estimator.scores(query, key)
+            scores = scores + self.score_estimator.scores(query, self.for_every_head(key))
         shared = self.shared_estimator
-        if shared is not None and shared.score_rank and hidden is not None:
-            scores = scores + shared.scores(hidden)
-        return scores
+        if shared is not None and shared.score_rank:
+            scores = scores + shared.scores(self._required(hidden))
+        return scores if bias is None else scores + bias
+
+    def _query_and_key_codes(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        keys = self.for_every_head(self._codes(key, "key", self.key_value_bits))
+        return self._codes(query, "query", self.bits), keys
+
+    def _position_terms(self, queries: Tensor, keys: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Name of each table of positions, and its integers, (batch, heads, queries, keys)."""
+        if self.position_key is not None:
+            table = self.position_signs("position_key")
+            yield "position_key", self._with_positions(queries, table, of_keys=False)
+        if self.position_query is not None:
+            table = self.position_signs("position_query")
+            yield "position_query", self._with_positions(keys, table, of_keys=True)
+
+    @staticmethod
+    def _required(hidden: Tensor | None) -> Tensor:
+        if hidden is None:
+            raise ValueError("estimators that heads share need the hidden states: pass `hidden`")
+        return hidden
 
     @property
     def probability_step(self) -> Tensor:
@@ -132,18 +311,14 @@ class BinaryAttention(nn.Module):
     def _elastic(self, learned: Tensor, probabilities: Tensor) -> Tensor:
         if not self.elastic:
             return learned
-        return scaled_gradient(learned, probabilities.numel() // self.heads, self.bits)
+        return scaled_gradient(learned, probabilities.numel() // self.spec.heads, self.bits)
 
     def probability_codes(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         """Codes of probabilities (batch, heads, queries, keys), 0 wherever the mask forbids.
 
         `mask` broadcasts against the scores: boolean, true where attention is allowed, or additive.
         """
-        if mask is not None:
-            if mask.dtype == torch.bool:
-                scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-            else:
-                scores = scores + mask
+        scores = mask_scores(scores, mask)
         if self.boolean:
             codes = quantize_boolean(scores)
         else:
@@ -163,17 +338,20 @@ class BinaryAttention(nn.Module):
     ) -> Tensor:
         """Context per head, (batch, heads, queries, head_dim); `hidden` as for `scores`."""
         scale = self._elastic(self.probability_step, probability_codes)
-        values = self._codes(value, "value", self.key_value_bits)
+        values = self.for_every_head(self._codes(value, "value", self.key_value_bits))
         if self.training:
             context = (probability_codes * scale) @ (values * self.value_scale)
         else:
             context = (probability_codes @ values) * (scale * self.value_scale)
         context = context + self.context_bias
         if self.context_estimator is not None:
-            context = context + self.context_estimator.context(probability_codes * scale, value)
+            mixed = probability_codes * scale
+            value = self.for_every_head(value)
+            context = context + self.context_estimator.context(mixed, value)
         shared = self.shared_estimator
-        if shared is not None and shared.context_rank and hidden is not None:
-            context = context + shared.context(probability_codes * scale, hidden)
+        if shared is not None and shared.context_rank:
+            mixed = probability_codes * scale
+            context = context + shared.context(mixed, self._required(hidden))
         return context
 
     def forward(
@@ -182,20 +360,28 @@ class BinaryAttention(nn.Module):
         key: Tensor,
         value: Tensor,
         mask: Tensor | None = None,
+        bias: Tensor | None = None,
         hidden: Tensor | None = None,
     ) -> Tensor:
-        """Context per head from q, k, v (batch, heads, length, head_dim); `hidden`: `scores`."""
-        codes = self.probability_codes(self.scores(query, key, hidden), mask)
+        mask = read_mask(mask, query, self.spec.window)
+        codes = self.probability_codes(self.scores(query, key, bias, hidden), mask)
         return self.context(codes, value, hidden)
 
     @torch.no_grad()
-    def accumulate_scores(self, query: Tensor, key: Tensor) -> Tensor:
-        """The integers of the score product, (batch, heads, queries, keys)."""
-        keys = self._codes(key, "key", self.key_value_bits)
-        return self._codes(query, "query", self.bits) @ keys.transpose(-1, -2)
+    def accumulate_scores(self, query: Tensor, key: Tensor) -> dict[str, Tensor]:
+        """The integers that scores are made of, each (batch, heads, queries, keys).
+
+        Returns:
+            The name of the scale that each is multiplied with, to the integers.
+        """
+        queries, keys = self._query_and_key_codes(query, key)
+        integers = {"score_scale": queries @ keys.transpose(-1, -2)}
+        for name, term in self._position_terms(queries, keys):
+            integers[f"{name}_scale"] = term
+        return integers
 
     def extra_repr(self) -> str:
         return (
-            f"heads={self.heads}, head_dim={self.head_dim}, bits={self.bits}, "
+            f"heads={self.spec.heads}, head_dim={self.spec.head_dim}, bits={self.bits}, "
             f"key_value_bits={self.key_value_bits}"
         )

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+START_SPREAD = 0.02
+"""Standard deviation of what is drawn at random: BERT's own (Devlin et al. 2019)."""
+
 
 class LowRankEstimator(nn.Module):
     """A linear map of small rank, ``x -> U (V x)``, next to a binary linear layer.
@@ -65,7 +68,7 @@ class SharedEstimator(nn.Module):
         return max(self.score_rank, self.context_rank)
 
     @torch.no_grad()
-    def start(self, *, at_random: bool, spread: float = 0.02) -> None:
+    def start(self, *, at_random: bool, spread: float = START_SPREAD) -> None:
         """Draw the projections; unless `at_random`, those that make the sum differ from 0 stay 0.
 
         Half of them must differ from zero, or none would ever get a gradient.
@@ -106,7 +109,7 @@ class HeadwiseEstimator(nn.Module):
         self.right = nn.Parameter(torch.zeros(heads, head_dim, rank))
 
     @torch.no_grad()
-    def start(self, *, at_random: bool, spread: float = 0.02) -> None:
+    def start(self, *, at_random: bool, spread: float = START_SPREAD) -> None:
         """Draw both maps, or only the first: the sum is 0 then, but gets a gradient."""
         self.left.normal_(0.0, spread)
         if at_random:

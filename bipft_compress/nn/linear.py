@@ -65,6 +65,10 @@ class BinaryLinear(nn.Module):
     def rank(self) -> int:
         return self.estimator.rank if self.estimator is not None else 0
 
+    def signs(self) -> Tensor:
+        """Signs of the weights, (out, in)."""
+        return weight_sign(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` of shape (..., in) to (..., out)."""
         step: Tensor = self.activation_scale
@@ -74,11 +78,11 @@ class BinaryLinear(nn.Module):
         scale = step * self.weight_scale
         if self.training:
             # The scales go into the small weight matrix, not onto the large output: a pass less.
-            y = F.linear(codes, weight_sign(self.weight) * scale.unsqueeze(1), self.bias)
+            y = F.linear(codes, self.signs() * scale.unsqueeze(1), self.bias)
         else:
             # The integers first, as the packed runtime has them: a sum that is 0 stays 0, and
             # what lies exactly on the next threshold falls on the same side everywhere.
-            y = F.linear(codes, weight_sign(self.weight)) * scale + self.bias
+            y = F.linear(codes, self.signs()) * scale + self.bias
         return y if self.estimator is None else y + self.estimator(x)
 
     @torch.no_grad()
@@ -88,7 +92,7 @@ class BinaryLinear(nn.Module):
         This is what a packed kernel must reproduce bit for bit.
         """
         codes = signed_codes(x - self.shift, self.activation_scale, self.bits)
-        return F.linear(codes, weight_sign(self.weight))
+        return F.linear(codes, self.signs())
 
     def extra_repr(self) -> str:
         return (

@@ -72,6 +72,8 @@ def quantize_activation(
     Returns:
         Odd integers in ``[-(2^k - 1), 2^k - 1]``, in the dtype of `s`.
     """
+    if not torch.is_grad_enabled():
+        return signed_codes(s, scale, bits)
     codes: Tensor = _ActivationQuantizer.apply(s, scale, bits, clip, elastic)  # type: ignore[no-untyped-call]
     return codes
 
@@ -87,6 +89,8 @@ def scaled_gradient(scale: Tensor, count: int, bits: int) -> Tensor:
         count: numbers that one element of `scale` stands for.
         bits: of a code.
     """
+    if not torch.is_grad_enabled():
+        return scale  # the sum below is rounded
     factor = (count * (2**bits - 1)) ** -0.5
     scaled: Tensor = scale * factor + (scale * (1 - factor)).detach()
     return scaled
