@@ -1,10 +1,11 @@
 // Words, popcounts and the layout of interleaved weights.
 //
-// The bit order is that of bipft_compress/runtime/bits.py: bit i of byte j of a row is element
+// The bit order is that of bipft_compress/storage/bits.py: bit i of byte j of a row is element
 // 8 j + i, 1 stands for +1 and 0 for -1, and rows are padded with zero bits. Padding therefore
 // never counts: 0 XOR 0 is 0.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -92,7 +93,7 @@ inline std::int64_t interleaved_bytes(const Layout& l, std::int64_t in, std::int
 inline void interleave(const Layout& l, const std::uint8_t* source, std::int64_t stride,
                        std::int64_t in, std::int64_t out, std::uint8_t* target) {
   const std::int64_t bytes = ceil_div(in, 8);
-  std::memset(target, 0, interleaved_bytes(l, in, out));
+  std::fill_n(target, interleaved_bytes(l, in, out), std::uint8_t{0});
   for (std::int64_t n = 0; n < out; ++n) {
     std::uint8_t* row =
         target + (n / l.rows) * words_of(l, in) * l.rows * l.word + (n % l.rows) * l.word;

@@ -1,156 +1,254 @@
 #include "compile.h"
 
+#include <algorithm>
 #include <cstring>
-#include <stdexcept>
+#include <tuple>
+
+#include "reader.h"
 
 namespace bipft {
 namespace {
 
-constexpr const char* kNames[kKinds] = {"query",            "key",    "value",
-                                        "attention_output", "ffn_up", "ffn_down"};
+const std::map<std::string, Activation>& activations() {
+  static const std::map<std::string, Activation> known{
+      {"gelu", Activation::kGelu},
+      {"gelu_python", Activation::kGelu},
+      {"gelu_new", Activation::kGeluTanh},
+      {"gelu_fast", Activation::kGeluTanh},
+      {"gelu_pytorch_tanh", Activation::kGeluTanh},
+      {"quick_gelu", Activation::kQuickGelu},
+      {"relu", Activation::kRelu},
+      {"silu", Activation::kSilu},
+      {"swish", Activation::kSilu},
+  };
+  return known;
+}
 
 class Compiler {
  public:
   Compiler(const Source& source, const Path& path)
-      : source_(source), path_(path), bytes_(round_up(sizeof(Program), 64)) {}
+      : from_(source), layout_(path.layout), bytes_(round_up(sizeof(Program), 64)) {
+    program_.magic = Program::kMagic;
+    program_.path = path_number(path);
+  }
 
   std::vector<std::uint8_t> run() {
-    Program p{};
-    p.magic = Program::kMagic;
-    p.path = path_number(path_);
-    p.hidden = whole("hidden", 1, 65535);
-    p.heads = whole("heads", 1, 65535);
-    p.head_dim = whole("head_dim", 1, 65535);
-    p.ffn = whole("ffn", 1, 65535);
-    p.bits = whole("bits", 1, 8);
-    p.key_value_bits = whole("key_value_bits", 1, 8);
-    p.activation = static_cast<Activation>(whole("activation", kGelu, kFoldedOnly));
-    // The context goes through working memory that is as wide as the hidden state.
-    if (p.heads * p.head_dim != p.hidden)
-      throw std::invalid_argument("heads times head_dim must be the width of the hidden state");
-    for (int kind = 0; kind < kKinds; ++kind)
-      p.linear[kind] = linear(kNames[kind], kind == kFfnDown ? p.ffn : p.hidden,
-                              kind == kFfnUp ? p.ffn : p.hidden);
-    if (p.activation == kFoldedOnly && !p.linear[kFfnUp].folded)
-      throw std::invalid_argument("this activation can only be folded into intervals");
-    p.attention = attention(p.heads, p.head_dim);
-    for (int i = 0; i < 2; ++i) {
-      const std::string name = i ? "output_norm." : "attention_norm.";
-      p.norm[i] = {floats(name + "weight", p.hidden), floats(name + "bias", p.hidden),
-                   number(name + "eps")};
-    }
+    Program& p = program_;
+    p.hidden = from_.width("hidden");
+    p.stream = from_.width("attention.output_width");
+    p.attention = attention("attention.");
+    if (from_.says("bottleneck.narrow_values")) p.bottleneck = bottleneck("bottleneck.");
+    std::vector<FeedForwardPart> networks;
+    for (std::string name = "feed_forward.0."; from_.says(name + "inner");
+         name = "feed_forward." + std::to_string(networks.size()) + ".")
+      networks.push_back(feed_forward(name));
+    p.feed_forward = append(networks);
+    from_.check_all_read();
     p.bytes = static_cast<std::int64_t>(bytes_.size());
     std::memcpy(bytes_.data(), &p, sizeof p);
     return std::move(bytes_);
   }
 
  private:
-  double number(const std::string& name) const {
-    const auto found = source_.numbers.find(name);
-    if (found == source_.numbers.end()) throw std::invalid_argument("missing number " + name);
-    return found->second;
-  }
-
-  std::int64_t whole(const std::string& name, std::int64_t least, std::int64_t most) const {
-    const double value = number(name);
-    if (!(value >= static_cast<double>(least) && value <= static_cast<double>(most)))
-      throw std::invalid_argument(name + " is out of range");
-    return static_cast<std::int64_t>(value);
-  }
-
-  const Array& array(const std::string& name, std::int64_t count, int bytes_per_entry) const {
-    const auto found = source_.arrays.find(name);
-    if (found == source_.arrays.end()) throw std::invalid_argument("missing array " + name);
-    if (found->second.count != count || found->second.bytes_per_entry != bytes_per_entry)
-      throw std::invalid_argument("array " + name + " has another size than expected");
-    return found->second;
-  }
-
-  bool has(const std::string& name) const { return source_.arrays.count(name) != 0; }
-
-  Section append(const void* data, std::int64_t size, std::int64_t count) {
+  template <class T>
+  Section append(const std::vector<T>& values) {
     const auto offset = static_cast<std::int64_t>(bytes_.size());
+    const auto size = static_cast<std::int64_t>(values.size() * sizeof(T));
     bytes_.resize(offset + round_up(size, 64));
-    if (size) std::memcpy(bytes_.data() + offset, data, size);
-    return {offset, count};
+    if (size) std::memcpy(bytes_.data() + offset, values.data(), size);
+    return {offset, static_cast<std::int64_t>(values.size())};
   }
 
   Section floats(const std::string& name, std::int64_t count) {
-    return append(array(name, count, 4).data, count * 4, count);
+    const float* given = from_.array<float>(name, count);
+    return append(std::vector<float>(given, given + count));
+  }
+
+  // From (groups, rows, columns) to (groups, columns, rows).
+  Section transposed(const std::string& name, std::int64_t groups, std::int64_t rows,
+                     std::int64_t columns) {
+    const float* given = from_.array<float>(name, groups * rows * columns);
+    std::vector<float> turned(groups * rows * columns);
+    for (std::int64_t g = 0; g < groups; ++g)
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t c = 0; c < columns; ++c)
+          turned[(g * columns + c) * rows + r] = given[(g * rows + r) * columns + c];
+    return append(turned);
   }
 
   // Intervals are read by eights: what pads them holds no popcount.
   Section interval(const std::string& name, std::int64_t count, std::uint16_t padding) {
-    const auto* given = static_cast<const std::uint16_t*>(array(name, count, 2).data);
+    const auto* given = from_.array<std::uint16_t>(name, count);
     std::vector<std::uint16_t> padded(given, given + count);
     padded.resize(round_up(count, 8), padding);
-    return append(padded.data(), static_cast<std::int64_t>(padded.size()) * 2, count);
+    return append(padded);
   }
 
-  LinearSpec linear(const std::string& name, std::int64_t in, std::int64_t out) {
-    LinearSpec l{};
-    l.in = in;
-    l.out = out;
-    l.activation_scale = static_cast<float>(number(name + ".activation_scale"));
-    const Array& packed = array(name + ".bits", out * ceil_div(in, 8), 1);
-    std::vector<std::uint8_t> woven(interleaved_bytes(path_.layout, in, out));
-    interleave(path_.layout, static_cast<const std::uint8_t*>(packed.data),
-               ceil_div(in, 8), in, out, woven.data());
-    l.weights = append(woven.data(), static_cast<std::int64_t>(woven.size()), out);
-    l.shift = floats(name + ".shift", in);
-    if (has(name + ".down")) {
-      l.rank = whole(name + ".rank", 1, 65535);
-      l.down = floats(name + ".down", l.rank * in);
-      l.up = floats(name + ".up", l.rank * out);
+  LinearPart linear(const std::string& name) {
+    LinearPart l{};
+    l.in = from_.width(name + ".inputs");
+    l.out = from_.width(name + ".outputs");
+    l.bits = from_.whole(name + ".bits", 1, 8);
+    const std::int64_t bytes = ceil_div(l.in, 8);
+    std::vector<std::uint8_t> woven(interleaved_bytes(layout_, l.in, l.out));
+    interleave(layout_, from_.array<std::uint8_t>(name + ".weight", l.out * bytes), bytes, l.in,
+               l.out, woven.data());
+    l.weights = append(woven);
+    l.shift = floats(name + ".shift", l.in);
+    const float step = *from_.array<float>(name + ".activation_scale", 1);
+    l.activation_scale = static_cast<double>(step);
+    if (from_.has(name + ".estimator.down")) {
+      l.rank = from_.rows(name + ".estimator.down", l.in);
+      l.down = floats(name + ".estimator.down", l.rank * l.in);
+      l.up = transposed(name + ".estimator.up", 1, l.out, l.rank);
     }
-    if (has(name + ".low")) {
+    if (from_.has(name + ".low")) {
       l.folded = 1;
-      l.low = interval(name + ".low", out, 65535);
-      l.range = interval(name + ".range", out, 0);
-      l.flip = interval(name + ".flip", out, 0);
+      l.low = interval(name + ".low", l.out, 65535);
+      l.range = interval(name + ".range", l.out, 0);
+      l.flip = interval(name + ".flip", l.out, 0);
     } else {
-      l.scale = floats(name + ".scale", out);
-      l.bias = floats(name + ".bias", out);
+      const float* of_rows = from_.array<float>(name + ".weight_scale", l.out);
+      std::vector<float> scale(of_rows, of_rows + l.out);
+      for (float& value : scale) value *= step;
+      l.scale = append(scale);
+      l.bias = floats(name + ".bias", l.out);
     }
     return l;
   }
 
-  AttentionSpec attention(std::int64_t heads, std::int64_t head_dim) {
-    AttentionSpec a{};
-    const std::string name = "attention.";
-    for (auto& [section, key] :
-         {std::pair{&a.query_shift, "query_shift"}, std::pair{&a.key_shift, "key_shift"},
-          std::pair{&a.value_shift, "value_shift"}, std::pair{&a.value_scale, "value_scale"},
-          std::pair{&a.context_bias, "context_bias"}})
-      *section = floats(name + key, heads * head_dim);
-    for (auto& [section, key] :
-         {std::pair{&a.query_clip, "query_clip"}, std::pair{&a.key_clip, "key_clip"},
-          std::pair{&a.value_clip, "value_clip"}, std::pair{&a.score_scale, "score_scale"},
-          std::pair{&a.probability_scale, "probability_scale"},
-          std::pair{&a.probability_shift, "probability_shift"}})
-      *section = floats(name + key, heads);
-    a.boolean = whole(name + "boolean", 0, 1);
-    if (has(name + "score_left")) {
-      a.score_rank = whole(name + "score_rank", 1, head_dim);
-      a.score_left = floats(name + "score_left", heads * head_dim * a.score_rank);
-      a.score_right = floats(name + "score_right", heads * head_dim * a.score_rank);
+  // `described`: where the description of this norm is, if not under its own name.
+  NormPart norm(const std::string& name, const std::string& described) {
+    NormPart n{};
+    if (!from_.says(described + ".kind")) return n;
+    n.kind = from_.one_of<NormKind>(
+        described + ".kind",
+        {{"layer", NormKind::kLayer}, {"rms", NormKind::kRms}, {"affine", NormKind::kAffine}});
+    n.width = from_.width(described + ".width");
+    n.eps = from_.number(described + ".eps");
+    n.weight = floats(name + ".weight", n.width);
+    if (from_.has(name + ".bias")) n.bias = floats(name + ".bias", n.width);
+    return n;
+  }
+
+  AttentionPart attention(const std::string& name) {
+    const std::string core = name + "core.";
+    AttentionPart a{};
+    a.heads = from_.width(name + "heads");
+    a.key_value_heads = from_.width(name + "key_value_heads");
+    a.head_dim = from_.width(name + "head_dim");
+    a.bits = from_.whole(core + "bits", 1, 8);
+    a.key_value_bits = from_.whole(core + "key_value_bits", 1, 8);
+    a.boolean = from_.flag(core + "boolean");
+    // No sequence is longer than the widest window.
+    a.window = kWidest;
+    if (from_.says(name + "window"))
+      a.window = std::min(kWidest, from_.whole(name + "window", 0, std::int64_t{1} << 40));
+    if (from_.says(name + "rotary.pairs")) {
+      a.rotary = from_.one_of<Pairs>(
+          name + "rotary.pairs", {{"halves", Pairs::kHalves}, {"neighbours", Pairs::kNeighbours}});
+      a.rotary_values = from_.flag(name + "rotary.values");
     }
-    if (has(name + "context_left")) {
-      a.context_rank = whole(name + "context_rank", 1, head_dim);
-      a.context_left = floats(name + "context_left", heads * head_dim * a.context_rank);
-      a.context_right = floats(name + "context_right", heads * head_dim * a.context_rank);
+    a.query = linear(name + "query");
+    a.key = linear(name + "key");
+    a.value = linear(name + "value");
+    a.output = linear(name + "output");
+    a.norm = norm(name + "norm", name + "norm");
+    a.norm.first = from_.flag(name + "norm_first");
+
+    const std::int64_t wide = a.heads * a.head_dim, shared = a.key_value_heads * a.head_dim;
+    a.query_shift = floats(core + "query_shift", wide);
+    a.key_shift = floats(core + "key_shift", shared);
+    a.value_shift = floats(core + "value_shift", shared);
+    a.query_clip = floats(core + "query_clip", a.heads);
+    a.key_clip = floats(core + "key_clip", a.key_value_heads);
+    a.value_clip = floats(core + "value_clip", a.key_value_heads);
+    a.score_scale = floats(core + "score_scale", a.heads);
+    a.probability_step = floats(core + "probability_scale", a.heads);
+    a.probability_shift = from_.has(core + "probability_shift")
+                              ? floats(core + "probability_shift", a.heads)
+                              : append(std::vector<float>(a.heads));
+    a.value_scale = floats(core + "value_scale", wide);
+    a.context_bias = floats(core + "context_bias", wide);
+    const auto map = [&](const std::string& of, std::int64_t& rank) {
+      rank = from_.rows(of, wide);
+      return transposed(of, a.heads, a.head_dim, rank);
+    };
+    if (from_.has(core + "score_estimator.left")) {
+      a.score_left = map(core + "score_estimator.left", a.score_rank);
+      a.score_right = map(core + "score_estimator.right", a.score_rank);
+    }
+    if (from_.has(core + "context_estimator.left")) {
+      a.context_left = map(core + "context_estimator.left", a.context_rank);
+      a.context_right = map(core + "context_estimator.right", a.context_rank);
+    }
+    if (from_.says(name + "relative.span")) {
+      a.positions = 2 * from_.width(name + "relative.span");
+      for (auto& [rows, scale, key] :
+           {std::tuple{&a.position_key, &a.position_key_scale, "position_key"},
+            std::tuple{&a.position_query, &a.position_query_scale, "position_query"}})
+        if (from_.has(core + key)) {
+          *rows = table(core + key, a.heads * a.positions, a.head_dim);
+          *scale = floats(core + key + "_scale", a.heads);
+        }
     }
     return a;
   }
 
-  const Source& source_;
-  const Path& path_;
+  // Rows of signs as whole words; what lies beyond their last bit must not count.
+  Section table(const std::string& name, std::int64_t rows, std::int64_t width) {
+    const std::int64_t bytes = ceil_div(width, 8);
+    const auto* given = from_.array<std::uint8_t>(name, rows * bytes);
+    std::vector<std::uint8_t> padded(rows * row_bytes(width));
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::uint8_t* row = padded.data() + r * row_bytes(width);
+      std::copy(given + r * bytes, given + (r + 1) * bytes, row);
+      if (width % 8) row[bytes - 1] &= static_cast<std::uint8_t>((1 << (width % 8)) - 1);
+    }
+    return append(padded);
+  }
+
+  FeedForwardPart feed_forward(const std::string& name) {
+    FeedForwardPart f{};
+    f.up = linear(name + "up");
+    if (f.up.out != from_.width(name + "inner")) refuse(name + "inner is not that of its linears");
+    if (from_.flag(name + "gated")) f.gate = linear(name + "gate");
+    f.down = linear(name + "down");
+    const auto known = activations().find(from_.word(name + "activation"));
+    f.activation = known == activations().end() ? Activation::kOnlyFolded : known->second;
+    f.norm = norm(name + "norm", name + "norm");
+    f.norm.first = from_.flag(name + "norm_first");
+    return f;
+  }
+
+  BottleneckPart bottleneck(const std::string& name) {
+    BottleneckPart b{};
+    b.input = linear(name + "input");
+    b.input_norm = norm(name + "input_norm", name + "input_norm");
+    if (!from_.flag(name + "narrow_values")) {
+      b.query = linear(name + "query");
+      b.query_norm = norm(name + "query_norm", name + "input_norm");
+    }
+    b.output = linear(name + "output");
+    b.output_norm = norm(name + "output_norm", name + "output_norm");
+    return b;
+  }
+
+  Reader from_;
+  const Layout layout_;
+  Program program_{};
   std::vector<std::uint8_t> bytes_;
 };
 
 }  // namespace
 
-std::vector<std::uint8_t> compile_layer(const Source& source, const Path& path) {
+std::vector<std::string> activation_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, activation] : activations()) names.push_back(name);
+  return names;
+}
+
+std::vector<std::uint8_t> compile_block(const Source& source, const Path& path) {
   return Compiler(source, path).run();
 }
 

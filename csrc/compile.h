@@ -1,4 +1,4 @@
-// From named arrays to a program.
+// From named arrays and facts to a program.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +17,19 @@ struct Array {
   int bytes_per_entry;
 };
 
-// What a layer is compiled from. runtime/program.py gives the names and meanings.
+// What a block is compiled from. Arrays have the names of the block's own tensors, facts those of
+// its description (bipft_compress/spec.py): runtime/program.py.
 struct Source {
   std::map<std::string, Array> arrays;
   std::map<std::string, double> numbers;
+  std::map<std::string, std::string> words;
 };
 
-// Throws std::invalid_argument where an array is missing or of another size than the numbers say.
-std::vector<std::uint8_t> compile_layer(const Source& source, const Path& path);
+// The activation functions that need not be folded, by their names in transformers.
+std::vector<std::string> activation_names();
+
+// Throws std::invalid_argument where an array is missing, of another size than the facts say, or
+// one that no kernel reads.
+std::vector<std::uint8_t> compile_block(const Source& source, const Path& path);
 
 }  // namespace bipft

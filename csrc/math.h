@@ -21,13 +21,28 @@ inline float sum(std::int64_t n, F term) {
   return lanes[0];
 }
 
+// The largest of n terms, -infinity of none.
+template <class F>
+inline float largest(std::int64_t n, F term) {
+  float lanes[16];
+  for (float& lane : lanes) lane = -INFINITY;
+  const auto more = [](float a, float b) { return a < b ? b : a; };
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int l = 0; l < 16; ++l) lanes[l] = more(lanes[l], term(i + l));
+  for (; i < n; ++i) lanes[0] = more(lanes[0], term(i));
+  for (int l = 1; l < 16; ++l) lanes[0] = more(lanes[0], lanes[l]);
+  return lanes[0];
+}
+
 inline float dot(const float* a, const float* b, std::int64_t n) {
   return sum(n, [=](std::int64_t i) { return a[i] * b[i]; });
 }
 
-// e^x to 2 units in the last place, 0 below -87.
+// e^x to 2 units in the last place, 0 below -87. What is not a number counts as -87: its power of
+// two must be one.
 inline float exponential(float x) {
-  const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  const float clamped = x > -87.0f ? (x < 88.0f ? x : 88.0f) : -87.0f;
   const float n = std::floor(clamped * 1.44269504f + 0.5f);
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
@@ -51,26 +66,6 @@ inline float error_function(float x) {
       ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t +
        0.254829592f) * t;
   return std::copysign(1.0f - p * exponential(-a * a), x);
-}
-
-inline float gelu(float x) { return 0.5f * x * (1.0f + error_function(x * 0.70710678f)); }
-
-inline float gelu_tanh(float x) {
-  const float u = 0.79788456f * (x + 0.044715f * x * x * x);
-  return x * (1.0f - 1.0f / (exponential(2.0f * u) + 1.0f));
-}
-
-inline float silu(float x) { return x / (1.0f + exponential(-x)); }
-
-// y = LayerNorm(y + residual), over n numbers.
-inline void add_and_normalise(float* y, const float* residual, const float* weight,
-                              const float* bias, double eps, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) y[i] += residual[i];
-  const float mean = sum(n, [=](std::int64_t i) { return y[i]; }) / static_cast<float>(n);
-  const float variance = sum(n, [=](std::int64_t i) { return (y[i] - mean) * (y[i] - mean); }) /
-                         static_cast<float>(n);
-  const float scale = 1.0f / std::sqrt(variance + static_cast<float>(eps));
-  for (std::int64_t i = 0; i < n; ++i) y[i] = (y[i] - mean) * scale * weight[i] + bias[i];
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ namespace {
 
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Hidden = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+// Hidden states.
+using Cube = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Steps = nb::ndarray<const std::uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -40,54 +41,96 @@ nb::ndarray<std::uint8_t, nb::numpy> to_bytes(const std::vector<std::uint8_t>& b
   return {data, {bytes.size()}, owner};
 }
 
-bipft::Source read_source(const nb::dict& arrays, const nb::dict& numbers) {
+void require(bool fine, const char* what) {
+  if (!fine) throw std::invalid_argument(what);
+}
+
+// Facts are numbers and words.
+bipft::Source read_source(const nb::dict& arrays, const nb::dict& facts) {
   bipft::Source source;
   for (auto [key, value] : arrays) {
     const auto array = nb::cast<Any>(value);
     source.arrays[nb::cast<std::string>(key)] = {
         array.data(), static_cast<std::int64_t>(array.size()), array.dtype().bits / 8};
   }
-  for (auto [key, value] : numbers)
-    source.numbers[nb::cast<std::string>(key)] = nb::cast<double>(value);
+  for (auto [key, value] : facts) {
+    const auto name = nb::cast<std::string>(key);
+    if (nb::isinstance<nb::str>(value))
+      source.words[name] = nb::cast<std::string>(value);
+    else
+      source.numbers[name] = nb::cast<double>(value);
+  }
   return source;
 }
 
-nb::ndarray<std::uint8_t, nb::numpy> compile_layer(const nb::dict& arrays, const nb::dict& numbers,
+nb::ndarray<std::uint8_t, nb::numpy> compile_block(const nb::dict& arrays, const nb::dict& facts,
                                                    const std::string& path) {
-  return to_bytes(
-      bipft::compile_layer(read_source(arrays, numbers), bipft::path_by_name(path.c_str())));
+  auto program = to_bytes(
+      bipft::compile_block(read_source(arrays, facts), bipft::path_by_name(path.c_str())));
+  // What is not consistent shall not be found out when it runs.
+  bipft::Program::view(program.data(), static_cast<std::int64_t>(program.size()));
+  return program;
 }
 
-const bipft::Path& path_of(const bipft::Program& program) {
-  for (const bipft::Path* path : bipft::supported_paths())
-    if (bipft::path_number(*path) == program.path) return *path;
-  throw std::invalid_argument("the layer was compiled for another processor");
+// Cosines and sines, bias and offsets are what the block makes necessary, and no more than that.
+void check_positions(const bipft::Program& program, const bipft::Input& input,
+                     const std::optional<Matrix>& cos, const std::optional<Matrix>& sin,
+                     const std::optional<Matrix>& bias, const std::optional<Counts>& offsets) {
+  const bipft::AttentionPart& a = program.attention;
+  const auto is = [](std::size_t size, std::int64_t expected) {
+    return static_cast<std::int64_t>(size) == expected;
+  };
+  for (const auto* angles : {&cos, &sin})
+    if (angles->has_value())
+      require(is((*angles)->shape(0), input.length) && is((*angles)->shape(1), a.head_dim),
+              "cosines and sines must be (length, head_dim)");
+  require(a.rotary == bipft::Pairs::kNone || (cos && sin),
+          "the block has rotary positions: it needs cosines and sines");
+  if (bias)
+    require(is(bias->shape(0), a.heads) && is(bias->shape(1), 2 * input.length - 1),
+            "the bias must be (heads, 2 length - 1)");
+  require(!a.positions || offsets, "the block has tables of positions: it needs offsets");
+  if (offsets && a.positions) {
+    require(is(offsets->size(), 2 * input.length - 1), "offsets must be (2 length - 1)");
+    for (std::size_t i = 0; i < offsets->size(); ++i)
+      if (input.offsets[i] < 0 || input.offsets[i] >= a.positions)
+        throw std::out_of_range("an offset is beyond the tables of positions");
+  }
 }
 
-void encoder_layer(const Bytes& layer, const Hidden& x, const std::optional<Rows>& mask, Output y,
-                   int threads) {
+void encoder_block(const Bytes& block, const Cube& x, const std::optional<Rows>& mask,
+                   const std::optional<Matrix>& bias, const std::optional<Matrix>& cos,
+                   const std::optional<Matrix>& sin, const std::optional<Counts>& offsets,
+                   Output y, int threads) {
   const auto& program =
-      bipft::Program::view(layer.data(), static_cast<std::int64_t>(layer.size()));
-  const auto batch = static_cast<std::int64_t>(x.shape(0));
-  const auto length = static_cast<std::int64_t>(x.shape(1));
-  if (static_cast<std::int64_t>(x.shape(2)) != program.hidden)
-    throw std::invalid_argument("the hidden states have another width than the layer");
+      bipft::Program::view(block.data(), static_cast<std::int64_t>(block.size()));
+  const bipft::Input input{x.data(),
+                           mask ? mask->data() : nullptr,
+                           bias ? bias->data() : nullptr,
+                           cos ? cos->data() : nullptr,
+                           sin ? sin->data() : nullptr,
+                           offsets ? offsets->data() : nullptr,
+                           static_cast<std::int64_t>(x.shape(0)),
+                           static_cast<std::int64_t>(x.shape(1))};
+  require(static_cast<std::int64_t>(x.shape(2)) == program.hidden,
+          "the hidden states have another width than the block");
+  require(input.length <= bipft::kWidest, "a sequence is longer than 65534 tokens");
   for (int i = 0; i < 3; ++i)
-    if (x.shape(i) != y.shape(i)) throw std::invalid_argument("the output has another shape");
-  if (mask && (mask->shape(0) != x.shape(0) || mask->shape(1) != x.shape(1)))
-    throw std::invalid_argument("the mask has another shape than the hidden states");
-  const bipft::Path& path = path_of(program);
+    require(x.shape(i) == y.shape(i), "the output has another shape");
+  require(!mask || (mask->shape(0) == x.shape(0) && mask->shape(1) == x.shape(1)),
+          "the mask has another shape than the hidden states");
+  if (!x.size()) return;
+  check_positions(program, input, cos, sin, bias, offsets);
+  const bipft::Path& path = bipft::path_by_number(program.path);
   nb::gil_scoped_release released;
-  if (x.size())
-    path.layer(program, x.data(), mask ? mask->data() : nullptr, y.data(), batch, length,
-               threads < 1 ? 1 : threads);
+  path.block(program, input, y.data(), threads < 1 ? 1 : threads);
 }
 
 nb::ndarray<std::uint8_t, nb::numpy> interleave(const Rows& bits, std::int64_t in,
                                                 const std::string& path) {
   const bipft::Path& chosen = bipft::path_by_name(path.c_str());
   const auto out = static_cast<std::int64_t>(bits.shape(0));
-  if (in < 1 || in > 65535 || static_cast<std::int64_t>(bits.shape(1)) != (in + 7) / 8)
+  if (in < 1 || in > bipft::kWidest || static_cast<std::int64_t>(bits.shape(1)) != (in + 7) / 8)
     throw std::invalid_argument("rows have another number of bytes than their bits need");
   std::vector<std::uint8_t> woven(bipft::interleaved_bytes(chosen.layout, in, out));
   bipft::interleave(chosen.layout, bits.data(), (in + 7) / 8, in, out, woven.data());
@@ -100,7 +143,7 @@ void binary_product(const Rows& activations, const Bytes& weights, std::int64_t 
   const bipft::Path& chosen = bipft::path_by_name(path.c_str());
   const auto count = static_cast<std::int64_t>(activations.shape(0));
   const auto out = static_cast<std::int64_t>(result.shape(1));
-  if (in < 1 || in > 65535 || static_cast<std::int64_t>(result.shape(0)) != count ||
+  if (in < 1 || in > bipft::kWidest || static_cast<std::int64_t>(result.shape(0)) != count ||
       static_cast<std::int64_t>(activations.shape(1)) != bipft::row_bytes(in) ||
       static_cast<std::int64_t>(weights.size()) !=
           bipft::interleaved_bytes(chosen.layout, in, out))
@@ -109,10 +152,6 @@ void binary_product(const Rows& activations, const Bytes& weights, std::int64_t 
   if (count && out)
     chosen.product(weights.data(), in, out, activations.data(), count, result.data(),
                    threads < 1 ? 1 : threads);
-}
-
-void require(bool fine, const char* what) {
-  if (!fine) throw std::invalid_argument(what);
 }
 
 bipft::Table table(const Rows& packed, const Steps& steps, int bits, std::int64_t columns) {
@@ -189,15 +228,22 @@ NB_MODULE(_native, m) {
         return bipft::register_rate(chosen, threads < 1 ? 1 : threads);
       },
       "path"_a, "threads"_a);
-  m.def("interleave", &interleave, "bits"_a, "in_features"_a, "path"_a);
-  m.def("binary_product", &binary_product, "activations"_a, "weights"_a, "in_features"_a,
-        "result"_a, "path"_a, "threads"_a);
-  m.def("rows", &rows, "ids"_a, "packed"_a, "steps"_a, "bits"_a, "result"_a, "path"_a, "threads"_a);
-  m.def("words", &words, "ids"_a, "frequent"_a, "frequent_steps"_a, "books"_a, "book_steps"_a,
-        "codes"_a, "is_frequent"_a, "before"_a, "frequent_bits"_a, "book_bits"_a, "part"_a,
-        "result"_a, "path"_a, "threads"_a);
-  m.def("linear", &linear, "x"_a, "packed"_a, "steps"_a, "bias"_a.none(), "bits"_a, "result"_a,
+  // An array of another type must not be converted: results would be written to the copy.
+  const auto as_is = [](const char* name) { return nb::arg(name).noconvert(); };
+  m.def("interleave", &interleave, as_is("bits"), "in_features"_a, "path"_a);
+  m.def("binary_product", &binary_product, as_is("activations"), as_is("weights"), "in_features"_a,
+        as_is("result"), "path"_a, "threads"_a);
+  m.def("rows", &rows, as_is("ids"), as_is("packed"), as_is("steps"), "bits"_a, as_is("result"),
         "path"_a, "threads"_a);
-  m.def("compile_layer", &compile_layer, "arrays"_a, "numbers"_a, "path"_a);
-  m.def("encoder_layer", &encoder_layer, "layer"_a, "x"_a, "mask"_a.none(), "y"_a, "threads"_a);
+  m.def("words", &words, as_is("ids"), as_is("frequent"), as_is("frequent_steps"), as_is("books"),
+        as_is("book_steps"), as_is("codes"), as_is("is_frequent"), as_is("before"),
+        "frequent_bits"_a, "book_bits"_a, "part"_a, as_is("result"), "path"_a, "threads"_a);
+  m.def("linear", &linear, as_is("x"), as_is("packed"), as_is("steps"), as_is("bias").none(),
+        "bits"_a, as_is("result"), "path"_a, "threads"_a);
+  m.attr("WIDEST") = bipft::kWidest;
+  m.def("activation_names", &bipft::activation_names);
+  m.def("compile_block", &compile_block, "arrays"_a, "facts"_a, "path"_a);
+  m.def("encoder_block", &encoder_block, as_is("block"), as_is("x"), as_is("mask").none(),
+        as_is("bias").none(), as_is("cos").none(), as_is("sin").none(), as_is("offsets").none(),
+        as_is("y"), "threads"_a);
 }

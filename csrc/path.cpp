@@ -48,4 +48,10 @@ std::int64_t path_number(const Path& path) {
   return -1;
 }
 
+const Path& path_by_number(std::int64_t number) {
+  for (const Path* path : supported_paths())
+    if (path_number(*path) == number) return *path;
+  throw std::invalid_argument("the block was compiled for another processor");
+}
+
 }  // namespace bipft

@@ -10,6 +10,16 @@
 
 namespace bipft {
 
+// What a block is called with; null where there is none.
+struct Input {
+  const float* x;               // (batch, length, hidden)
+  const std::uint8_t* mask;     // (batch, length), 0 at padding
+  const float* bias;            // (heads, 2 length - 1) by distance, added to scores
+  const float *cos, *sin;       // (length, head_dim)
+  const std::int32_t* offsets;  // (2 length - 1): row of a table of positions, by query - key
+  std::int64_t batch, length;   // length is at most kWidest: values are summed over it
+};
+
 struct Path {
   const char* name;
   Layout layout;
@@ -18,8 +28,8 @@ struct Path {
   void (*product)(const std::uint8_t* weights, std::int64_t in, std::int64_t out,
                   const std::uint8_t* activations, std::int64_t count, std::int32_t* result,
                   int threads);
-  void (*layer)(const Program& program, const float* x, const std::uint8_t* mask, float* y,
-                std::int64_t batch, std::int64_t length, int threads);
+  // The hidden states after a block, (batch, length, hidden).
+  void (*block)(const Program& program, const Input& input, float* y, int threads);
   // Rows of a table or of words by id, (count, columns); std::out_of_range where there is none.
   void (*rows)(const Table& table, const std::int64_t* ids, std::int64_t count, float* out,
                int threads);
@@ -47,6 +57,8 @@ const std::vector<const Path*>& supported_paths();
 const Path& path_by_name(const char* name);
 // A stable number for a path, to recognise programs made for another.
 std::int64_t path_number(const Path& path);
+// Its inverse; throws std::invalid_argument where this build or processor lacks the path.
+const Path& path_by_number(std::int64_t number);
 
 // Billions of binary multiply-accumulates a second that a path's instructions reach when they wait
 // for no memory: no product is faster. One short run, a few milliseconds on vector paths.

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "layer.h"
+#include "block.h"
 #include "path.h"
 #include "product.h"
 #include "rows.h"
@@ -22,7 +22,8 @@ void product(const std::uint8_t* weights, std::int64_t in, std::int64_t out,
     const std::int64_t first = item * kRows, rows = std::min(kRows, count - first);
     Product<Isa> multiply;
     std::vector<std::uint16_t> popcounts(rows * stride);
-    multiply({weights, in, out}, activations + first * row_bytes(in), rows, popcounts.data());
+    multiply({weights, in, out}, activations + first * row_bytes(in), rows, popcounts.data(),
+             stride);
     for (std::int64_t t = 0; t < rows; ++t)
       for (std::int64_t n = 0; n < out; ++n)
         result[(first + t) * out + n] =
@@ -31,9 +32,8 @@ void product(const std::uint8_t* weights, std::int64_t in, std::int64_t out,
 }
 
 template <class Isa>
-void layer(const Program& program, const float* x, const std::uint8_t* mask, float* y,
-           std::int64_t batch, std::int64_t length, int threads) {
-  Layer<Isa>(program, batch, length)(x, mask, y, threads);
+void block(const Program& program, const Input& input, float* y, int threads) {
+  Block<Isa>(program, input)(y, threads);
 }
 
 // The arithmetic of the tile on registers alone, `rounds` times four steps. Four sums, as one would
@@ -60,7 +60,7 @@ void busy(std::int64_t rounds) {
 
 template <class Isa>
 constexpr Path make_path(bool (*supported)()) {
-  return {Isa::name, Isa::layout, supported, product<Isa>, layer<Isa>, rows, words,
+  return {Isa::name, Isa::layout, supported, product<Isa>, block<Isa>, rows, words,
           linear,    busy<Isa>,   4 * Isa::macs};
 }
 

@@ -14,32 +14,38 @@ struct Weights {
   std::int64_t in, out;
 };
 
+// Working memory: at least `size` entries, whatever they are.
+template <class T>
+inline void grow(std::vector<T>& memory, std::int64_t size) {
+  if (static_cast<std::int64_t>(memory.size()) < size) memory.resize(size);
+}
+
 // popcount(a XOR w) of `count` rows of activations, row_bytes(in) apart, against every row of
-// weights, to result[t * padded(out) + n]. acc = in - 2 * popcount.
+// weights, to result[t * stride + n]. acc = in - 2 * popcount.
 template <class Isa>
 class Product {
  public:
-  // Entries of `result` for one row of activations: whole vectors are written, and eights read.
+  // Entries of `result` for one row of activations, at least: whole vectors are written, and
+  // eights read.
   static constexpr std::int64_t padded(std::int64_t out) {
     return round_up(round_up(out, Isa::layout.rows), 8);
   }
 
   void operator()(const Weights& w, const std::uint8_t* activations, std::int64_t count,
-                  std::uint16_t* result) {
-    const std::int64_t stride = padded(w.out), bytes = row_bytes(w.in);
-    const std::int64_t size = Isa::prepared_bytes(w.in);
-    if (static_cast<std::int64_t>(prepared_.size()) < size * Isa::tokens)
-      prepared_.resize(size * Isa::tokens);
+                  std::uint16_t* result, std::int64_t stride) {
+    const std::int64_t bytes = row_bytes(w.in);
+    grow(prepared_, Isa::prepared_bytes(w.in) * Isa::tokens);
     std::int64_t t = 0;
     for (; t + Isa::tokens <= count; t += Isa::tokens)
-      rows<Isa::tokens>(w, activations + t * bytes, result + t * stride);
-    for (; t < count; ++t) rows<1>(w, activations + t * bytes, result + t * stride);
+      rows<Isa::tokens>(w, activations + t * bytes, result + t * stride, stride);
+    for (; t < count; ++t) rows<1>(w, activations + t * bytes, result + t * stride, stride);
   }
 
  private:
   template <int T>
-  void rows(const Weights& w, const std::uint8_t* activations, std::uint16_t* result) {
-    const std::int64_t stride = padded(w.out), size = Isa::prepared_bytes(w.in);
+  void rows(const Weights& w, const std::uint8_t* activations, std::uint16_t* result,
+            std::int64_t stride) {
+    const std::int64_t size = Isa::prepared_bytes(w.in);
     const std::uint8_t* pointers[T];
     for (int t = 0; t < T; ++t) {
       Isa::prepare(activations + t * row_bytes(w.in), w.in, prepared_.data() + t * size);

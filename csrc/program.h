@@ -1,74 +1,112 @@
-// A compiled encoder layer: one contiguous buffer with all that the layer's operator reads, the
-// weights interleaved for one path. It holds offsets, no pointers, so it can be copied, shared
-// and passed through torch as one tensor.
+// A compiled encoder block: one contiguous buffer with all that the block's operator reads, the
+// weights interleaved for one path. It holds offsets, no pointers, so it can be copied, shared and
+// passed through torch as one tensor.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 
 namespace bipft {
+
+// Popcounts have 16 bits, and 65535 stands for one that there is not.
+constexpr std::int64_t kWidest = 65534;
 
 // Where an array lies in the buffer: offset in bytes, and number of entries.
 struct Section {
   std::int64_t offset = 0, count = 0;
 };
 
-enum Kind { kQuery, kKey, kValue, kAttentionOutput, kFfnUp, kFfnDown, kKinds };
-
-enum Activation : std::int32_t { kGelu, kGeluTanh, kRelu, kSilu, kFoldedOnly };
-
 // y = scale * acc + bias + up (down x), acc the integer of the product. Where `folded`, the output
 // is wanted as a sign only: low, range and flip say which popcounts give +1 (see `inside`), and
-// scale and bias are not there.
-struct LinearSpec {
-  std::int64_t in, out, rank;
-  float activation_scale;
-  std::int32_t folded;
-  Section weights, scale, bias, shift, down, up, low, range, flip;
+// scale and bias are not there. `in` is 0 where a block does not have this linear.
+struct LinearPart {
+  std::int64_t in, out, bits, rank, folded;
+  double activation_scale;
+  Section weights;           // interleaved, bytes
+  Section shift;             // (in)
+  Section scale, bias;       // (out)
+  Section down;              // (rank, in)
+  Section up;                // (rank, out): the loop that adds a rank runs over neighbours
+  Section low, range, flip;  // (out), padded to eights
 };
 
-struct AttentionSpec {
-  std::int64_t boolean;  // 1 for Bi-Attention, without softmax
-  std::int64_t score_rank, context_rank;
-  // (heads, head_dim), then (heads,).
-  Section query_shift, key_shift, value_shift, value_scale, context_bias;
-  Section query_clip, key_clip, value_clip, score_scale, probability_scale, probability_shift;
-  // (heads, rank, head_dim) each.
-  Section score_left, score_right, context_left, context_right;
-};
+enum class NormKind : std::int64_t { kNone, kLayer, kRms, kAffine };
 
-struct NormSpec {
-  Section weight, bias;
+struct NormPart {
+  NormKind kind;
+  std::int64_t width;
+  std::int64_t first;  // before the input, not after the residual sum
   double eps;
+  Section weight, bias;  // bias: empty for none
+};
+
+// Which numbers of a head turn together.
+enum class Pairs : std::int64_t { kNone, kHalves, kNeighbours };
+
+struct AttentionPart {
+  std::int64_t heads, key_value_heads, head_dim, bits, key_value_bits;
+  std::int64_t boolean;    // Bi-Attention: codes say which scores are not negative
+  std::int64_t window;     // keys farther away are not attended to; kWidest for no limit
+  std::int64_t positions;  // rows of the tables of positions; 0 for no tables
+  Pairs rotary;
+  std::int64_t rotary_values;
+  std::int64_t score_rank, context_rank;
+  LinearPart query, key, value, output;
+  NormPart norm;
+  Section query_shift, value_scale, context_bias;  // (heads, head_dim)
+  Section key_shift, value_shift;                  // (key_value_heads, head_dim)
+  Section query_clip, score_scale;                 // (heads)
+  Section probability_step, probability_shift;     // (heads)
+  Section key_clip, value_clip;                    // (key_value_heads)
+  Section score_left, score_right;                 // (heads, rank, head_dim)
+  Section context_left, context_right;             // (heads, rank, head_dim)
+  // Signs, (heads, positions, row_bytes(head_dim)), and (heads); empty where there are none.
+  Section position_key, position_query, position_key_scale, position_query_scale;
+};
+
+enum class Activation : std::int64_t {
+  kOnlyFolded,  // whatever it is, it is part of intervals
+  kGelu,
+  kGeluTanh,
+  kQuickGelu,
+  kRelu,
+  kSilu,
+};
+
+// down(activation(up x)), or down(activation(gate x) * up x).
+struct FeedForwardPart {
+  Activation activation;
+  LinearPart up, gate, down;
+  NormPart norm;
+};
+
+// MobileBERT's, between the hidden states and a narrower block.
+struct BottleneckPart {
+  LinearPart input, query, output;
+  NormPart input_norm, query_norm, output_norm;
 };
 
 struct Program {
-  static constexpr std::uint64_t kMagic = 0x3172657961546642;
+  static constexpr std::uint64_t kMagic = 0x326b6c4279614642;
   std::uint64_t magic;
   std::int64_t bytes;
-  std::int64_t path;  // the index of the path whose layout the weights have
-  std::int64_t hidden, heads, head_dim, ffn, bits, key_value_bits;
-  Activation activation;
-  LinearSpec linear[kKinds];
-  AttentionSpec attention;
-  NormSpec norm[2];
+  std::int64_t path;    // the number of the path whose layout the weights have
+  std::int64_t hidden;  // of the input and the output
+  std::int64_t stream;  // of the residual stream; less than `hidden` in a bottleneck
+  AttentionPart attention;
+  BottleneckPart bottleneck;
+  Section feed_forward;  // FeedForwardPart, one after the other
 
   template <class T>
   const T* at(const Section& s) const {
     return reinterpret_cast<const T*>(reinterpret_cast<const std::uint8_t*>(this) + s.offset);
   }
 
-  // A view of a buffer; throws std::invalid_argument where it is not a program.
-  static const Program& view(const std::uint8_t* data, std::int64_t size) {
-    if (size < static_cast<std::int64_t>(sizeof(Program)) ||
-        reinterpret_cast<std::uintptr_t>(data) % 64 != 0)
-      throw std::invalid_argument("the buffer is not a compiled layer");
-    const auto& program = *reinterpret_cast<const Program*>(data);
-    if (program.magic != kMagic || program.bytes != size)
-      throw std::invalid_argument("the buffer is not a compiled layer of this release");
-    return program;
-  }
+  bool narrow() const { return bottleneck.input.in != 0; }
+
+  // A view of a buffer. Throws std::invalid_argument where it is not a program of this release for
+  // this processor, or where a width or an array is not what the others make necessary.
+  static const Program& view(const std::uint8_t* data, std::int64_t size);
 };
 
 }  // namespace bipft

@@ -8,8 +8,9 @@
 namespace bipft {
 
 // Run body(item, worker) for every item in [0, items) on at most `threads` threads, the caller
-// among them; `worker` is below `threads` and no two calls share one at a time. Exceptions of the
-// body are rethrown here. Calls from several threads wait for each other.
+// among them; `worker` is below `threads` and no two calls of the body share one at a time.
+// Exceptions of the body are rethrown here. Calls from several threads that ask for more than one
+// wait for each other: together they use no more than each asks for. The body must not call this.
 void parallel_for(std::int64_t items, int threads,
                   const std::function<void(std::int64_t item, int worker)>& body);
 

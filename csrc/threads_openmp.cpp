@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <exception>
+#include <mutex>
 
 #include "threads.h"
 
@@ -16,6 +17,9 @@ void parallel_for(std::int64_t items, int threads,
     for (std::int64_t i = 0; i < items; ++i) body(i, 0);
     return;
   }
+  // OpenMP gives every caller threads of its own: together they would be more than the cores.
+  static std::mutex one_at_a_time;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
   std::atomic<std::int64_t> next{0};
   std::exception_ptr error;
   // All threads even for few items: OpenMP ends those that a smaller team leaves over.

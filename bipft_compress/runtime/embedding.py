@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from bipft_compress.nn import CompressedEmbedding, TiedDecoder
 from bipft_compress.runtime import ops
-from bipft_compress.runtime.bits import unpack_fields, unpack_signs
-from bipft_compress.runtime.codec import decode_rows
 from bipft_compress.runtime.native import REFERENCE, chosen_path
+from bipft_compress.storage.bits import unpack_fields, unpack_signs
+from bipft_compress.storage.codec import decode_rows
 
 _CHUNK_ROWS = 4096
 

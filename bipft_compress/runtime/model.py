@@ -1,29 +1,27 @@
-"""From a packed artefact to a transformers model that runs on its bits."""
+"""From packed tensors to a transformers model that runs on their bits."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from bipft_compress import checkpoint
-from bipft_compress.convert.attach import ATTRIBUTE
-from bipft_compress.convert.storage import Storage, storage_plan
-from bipft_compress.convert.swap import swap
-from bipft_compress.errors import CheckpointError, first_line
+from bipft_compress.errors import CheckpointError
 from bipft_compress.families import Encoder, EncoderLayer, get_module, set_module
-from bipft_compress.nn import FrequencyAwareEmbedding, SignEmbedding
+from bipft_compress.loading import model_from_config
+from bipft_compress.nn import (
+    BinaryAttention,
+    BinaryLinear,
+    Block,
+    FrequencyAwareEmbedding,
+    SignEmbedding,
+)
 from bipft_compress.recipe import Recipe
-from bipft_compress.record import WEIGHTS, Record
-from bipft_compress.runtime.artefact import KEY, is_packed, read_recipe, read_record, read_tensors
-from bipft_compress.runtime.bits import unpack_fields
-from bipft_compress.runtime.codec import packed_like, unpack_state
+from bipft_compress.runtime.block import PackedBlock
 from bipft_compress.runtime.embedding import (
     PackedDecoder,
     PackedEmbedding,
@@ -32,63 +30,14 @@ from bipft_compress.runtime.embedding import (
     PackedRoundedLinear,
     PackedSignEmbedding,
 )
-from bipft_compress.runtime.layer import MASKS, LayerFacts, make_layer, run_packed
+from bipft_compress.runtime.modules import PackedAttention, PackedLinear
+from bipft_compress.storage.bits import unpack_fields
+from bipft_compress.storage.codec import packed_like
+from bipft_compress.storage.plan import Storage, storage_plan
+from bipft_compress.structure.swap import swap
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def load(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Record]:
-    """Read a packed artefact or a binary training checkpoint.
-
-    Returns:
-        The model in evaluation mode, its tokenizer and its record. That of an artefact is of the
-        original's class, runs on packed bits, and cannot be trained.
-
-    Raises:
-        CheckpointError: it is missing, incomplete, damaged, or of a newer version.
-    """
-    path = Path(directory)
-    if not is_packed(path):
-        return checkpoint.load(path)
-    skeleton, tensors, record = _read(path)
-    return skeleton.fill(tensors), checkpoint.load_tokenizer(path), record
-
-
-def unpack(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Record]:
-    """Read a packed artefact as a training model that computes the same.
-
-    For what trains beside frozen weights, such as adapters: of the latent weights only the signs
-    are left, so that they themselves would not train well.
-
-    Returns:
-        The model in evaluation mode, its tokenizer and its record.
-
-    Raises:
-        CheckpointError: see `load`.
-    """
-    path = Path(directory)
-    skeleton, tensors, record = _read(path)
-    config = checkpoint.load_config(path)
-    # What is made is not packed.
-    delattr(config, KEY)
-    model = checkpoint.model_from_config(config)
-    swap(model, skeleton.recipe)
-    state = model.state_dict()
-    model.load_state_dict(unpack_state(tensors, skeleton.plan, state), strict=False)
-    return model.eval(), checkpoint.load_tokenizer(path), record
-
-
-def _read(path: Path) -> tuple[Skeleton, dict[str, Tensor], Record]:
-    recipe = read_recipe(path)
-    record = read_record(path, recipe)
-    try:
-        skeleton = Skeleton(checkpoint.load_config(path), recipe)
-    except Exception as error:  # transformers checks little of what it builds from
-        raise CheckpointError(
-            f"The configuration of {path} fits no model ({first_line(error)})."
-        ) from None
-    return skeleton, read_tensors(path / WEIGHTS, skeleton.expected(), record.tensors), record
+    from transformers import PreTrainedModel
 
 
 class Skeleton:
@@ -102,7 +51,7 @@ class Skeleton:
     def __init__(self, config: PretrainedConfig, recipe: Recipe) -> None:
         # Parameters on the meta device cost nothing; buffers follow from the configuration.
         with init_empty_weights(include_buffers=False):
-            self.model = checkpoint.model_from_config(copy.deepcopy(config))
+            self.model = model_from_config(copy.deepcopy(config))
         self.model.tie_weights()
         self.recipe = recipe
         self.encoder: Encoder = swap(self.model, recipe)[0]
@@ -121,7 +70,7 @@ class Skeleton:
         word = get_module(self.model, self.encoder.word_embeddings)
         _set_numbers(self.model, self.plan, tensors)
         for layer in self.encoder.layers:
-            self._fill_layer(layer, tensors)
+            self._pack_block(layer, tensors)
         rounded = [*self.encoder.embeddings_kept, self.encoder.pooler]
         for path in rounded:
             if path is not None and f"{path}.weight_scale" in tensors:
@@ -134,39 +83,28 @@ class Skeleton:
                 bias = get_module(self.model, self.encoder.decoder).bias
                 assert bias is None or isinstance(bias, nn.Parameter)
                 set_module(self.model, self.encoder.decoder, PackedDecoder(packed, bias))
-        self.model.config._attn_implementation = MASKS
         self.model.requires_grad_(False).eval()
         return self.model
 
-    def _fill_layer(self, layer: EncoderLayer, tensors: Mapping[str, Tensor]) -> None:
-        module = get_module(self.model, layer.path)
-        norm = get_module(self.model, layer.output_norm)
-        assert isinstance(norm, nn.LayerNorm)
-        facts = LayerFacts(
-            heads=self.encoder.heads,
-            head_dim=self.encoder.head_dim,
-            eps=norm.eps,
-            activation=self.encoder.activation,
-            bits=self.recipe.activations.bits,
-            key_value_bits=self.recipe.activations.key_value_bits,
-            boolean=self.recipe.activations.attention == "boolean",
-        )
-        parts = layer.linears | {
-            "attention": f"{layer.attention}.{ATTRIBUTE}",
-            "attention_norm": layer.attention_norm,
-            "output_norm": layer.output_norm,
+    def _pack_block(self, layer: EncoderLayer, tensors: Mapping[str, Tensor]) -> None:
+        """Put bits in the places of signs."""
+        block = get_module(self.model, layer.block)
+        assert isinstance(block, Block)
+        for path, spec in layer.linears():
+            linear = block.get_submodule(spec.name)
+            assert isinstance(linear, BinaryLinear)
+            block.set_linears({spec.name: PackedLinear(linear, tensors[f"{path}.weight"])})
+        core = block.attention.core
+        assert isinstance(core, BinaryAttention)
+        tables = {
+            name: tensors[f"{layer.attention}.{name}"]
+            for name in ("position_key", "position_query")
+            if getattr(core, name) is not None
         }
-        own = {
-            f"{part}{name.removeprefix(path)}": tensor
-            for part, path in parts.items()
-            for name, tensor in tensors.items()
-            if name.startswith(f"{path}.")
-        }
-        # The class stays: transformers finds the hidden states by it.
-        for child, _ in list(module.named_children()):
-            delattr(module, child)
-        module.packed = make_layer(own, facts)
-        module.forward = MethodType(run_packed, module)
+        block.attention.core = PackedAttention(core, tables)
+        packed = PackedBlock(block)
+        packed.prepare()
+        set_module(self.model, layer.block, packed)
 
 
 def _set_numbers(

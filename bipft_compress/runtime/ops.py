@@ -5,15 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bipft_compress.runtime.bits import unpack_signs
 from bipft_compress.runtime.native import REFERENCE, kernels
+from bipft_compress.storage.bits import unpack_signs
 
 _library = torch.library.Library("bipft_compress", "DEF")
 _library.define(
     "binary_product(Tensor activations, Tensor weights, int in_features, int out_features, "
     "str path) -> Tensor"
 )
-_library.define("encoder_layer(Tensor x, Tensor? mask, Tensor layer) -> Tensor")
+_library.define(
+    "encoder_block(Tensor x, Tensor? key_mask, Tensor? bias, Tensor? cos, Tensor? sin, "
+    "Tensor? offsets, Tensor program) -> Tensor"
+)
 _library.define(
     "rows(Tensor ids, Tensor packed, Tensor scale, int bits, int columns, str path) -> Tensor"
 )
@@ -44,6 +47,13 @@ def prepare_weights(bits: Tensor, in_features: int, path: str) -> Tensor:
     return torch.from_numpy(kernels().interleave(bits.contiguous().numpy(), in_features, path))
 
 
+def _check(operator: str, dtype: torch.dtype, **given: Tensor | None) -> None:
+    """Raise TypeError where a tensor is of another type: kernels read memory as it lies."""
+    for name, tensor in given.items():
+        if tensor is not None and tensor.dtype != dtype:
+            raise TypeError(f"{operator}: {name} must be {dtype}, not {tensor.dtype}")
+
+
 def _run(kernel: str, *arguments: Tensor | int | str | None) -> None:
     """Call a kernel on torch's threads. Tensors go as arrays: they are handed over three times as
     fast, which is most of a small product's time."""
@@ -54,6 +64,7 @@ def _run(kernel: str, *arguments: Tensor | int | str | None) -> None:
 def _binary_product(
     activations: Tensor, weights: Tensor, in_features: int, out_features: int, path: str
 ) -> Tensor:
+    _check("binary_product", torch.uint8, activations=activations, weights=weights)
     if path == REFERENCE:
         rows, columns = unpack_signs(activations, in_features), unpack_signs(weights, in_features)
         return (rows @ columns.T).to(torch.int32)
@@ -68,21 +79,48 @@ def _binary_product_shape(
     return activations.new_empty(len(activations), out_features, dtype=torch.int32)
 
 
-def _encoder_layer(x: Tensor, mask: Tensor | None, layer: Tensor) -> Tensor:
+def _encoder_block(
+    x: Tensor,
+    key_mask: Tensor | None,
+    bias: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    offsets: Tensor | None,
+    program: Tensor,
+) -> Tensor:
+    name = "encoder_block"
+    _check(name, torch.float32, x=x, bias=bias, cos=cos, sin=sin)
+    _check(name, torch.bool, key_mask=key_mask)
+    _check(name, torch.int32, offsets=offsets)
+    _check(name, torch.uint8, program=program)
+    seen = None if key_mask is None else key_mask.contiguous().view(torch.uint8)
+    bias, cos, sin, offsets = (
+        None if tensor is None else tensor.contiguous() for tensor in (bias, cos, sin, offsets)
+    )
     x = x.contiguous()
     y = torch.empty_like(x)
-    seen = None if mask is None else mask.contiguous().view(torch.uint8)
-    _run("encoder_layer", layer, x, seen, y)
+    _run(name, program, x, seen, bias, cos, sin, offsets, y)
     return y
 
 
-def _encoder_layer_shape(x: Tensor, mask: Tensor | None, layer: Tensor) -> Tensor:
+def _encoder_block_shape(
+    x: Tensor,
+    key_mask: Tensor | None,
+    bias: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    offsets: Tensor | None,
+    program: Tensor,
+) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _rows(ids: Tensor, packed: Tensor, scale: Tensor, bits: int, columns: int, path: str) -> Tensor:
+    _check("rows", torch.uint8, packed=packed)
     result = _rows_shape(ids, packed, scale, bits, columns, path)
-    _run("rows", _ids(ids), packed, _steps(scale), bits, result.view(-1, columns), path)
+    _run(
+        "rows", _ids(ids), packed.contiguous(), _steps(scale), bits, result.view(-1, columns), path
+    )
     return result
 
 
@@ -100,6 +138,9 @@ def _words(
     numbers: list[int],
     path: str,
 ) -> Tensor:
+    codes, flags, before = rare
+    _check("words", torch.uint8, frequent=frequent[0], books=books[0], codes=codes, flags=flags)
+    _check("words", torch.int32, before=before)
     result = _words_shape(ids, frequent, books, rare, numbers, path)
     tables = (_ids(ids), frequent[0], _steps(frequent[1]), books[0], _steps(books[1]), *rare)
     *others, columns = numbers
@@ -121,6 +162,8 @@ def _words_shape(
 def _linear(
     x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, bits: int, path: str
 ) -> Tensor:
+    _check("linear", torch.float32, x=x, bias=bias)
+    _check("linear", torch.uint8, packed=packed)
     result = _linear_shape(x, packed, scale, bias, bits, path)
     flat = x.contiguous().view(-1, x.shape[-1])
     _run("linear", flat, packed, _steps(scale), bias, bits, result.view(-1, len(packed)), path)
@@ -134,17 +177,21 @@ def _linear_shape(
 
 
 def _ids(ids: Tensor) -> Tensor:
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"ids must be torch.int64 or torch.int32, not {ids.dtype}")
     return ids.long().reshape(-1).contiguous()
 
 
 def _steps(scale: Tensor) -> Tensor:
     """The fp16 steps of rows, (rows, 1), as the kernels read them."""
+    if scale.dtype not in (torch.float16, torch.float32):
+        raise TypeError(f"steps must be torch.float16 or torch.float32, not {scale.dtype}")
     return scale.half().flatten().view(torch.uint16)
 
 
 for _name, _kernel, _shape in (
     ("binary_product", _binary_product, _binary_product_shape),
-    ("encoder_layer", _encoder_layer, _encoder_layer_shape),
+    ("encoder_block", _encoder_block, _encoder_block_shape),
     ("rows", _rows, _rows_shape),
     ("words", _words, _words_shape),
     ("linear", _linear, _linear_shape),
@@ -174,18 +221,40 @@ def binary_product(
     return product
 
 
-def encoder_layer(x: Tensor, mask: Tensor | None, layer: Tensor) -> Tensor:
-    """One whole encoder layer.
+def encoder_block(
+    x: Tensor,
+    key_mask: Tensor | None,
+    bias: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    offsets: Tensor | None,
+    program: Tensor,
+) -> Tensor:
+    """One whole encoder block.
 
     Args:
-        x: hidden states, (batch, length, hidden), fp32.
-        mask: (batch, length), boolean, true at real tokens; None where all are.
-        layer: of `program.compile_layer`.
+        x: hidden states, (batch, length, hidden), fp32; at most 65,534 tokens long.
+        key_mask: (batch, length), boolean, true at real tokens; None where all are.
+        bias: added to scores by the distance of key and query, (heads, 2 * length - 1), fp32, from
+            1 - length upwards; None for none.
+        cos: of rotary positions, (length, head_dim), fp32; needed where the block has them.
+        sin: like `cos`.
+        offsets: row of the tables of positions for each distance, query minus key, from
+            1 - length upwards: int32, (2 * length - 1,); needed where the block has such tables.
+        program: of `program.compile_block`.
 
     Returns:
         Hidden states, same shape as `x`.
+
+    Raises:
+        TypeError: a tensor is of another type.
+        ValueError: a tensor is of another shape or missing, or `program` is damaged or made for
+            another processor.
+        IndexError: an offset is beyond the tables.
     """
-    y: Tensor = torch.ops.bipft_compress.encoder_layer(x, mask, layer)
+    y: Tensor = torch.ops.bipft_compress.encoder_block(
+        x, key_mask, bias, cos, sin, offsets, program
+    )
     return y
 
 

@@ -1,141 +1,137 @@
-"""Compiles a packed layer for the kernels: one buffer that `torch.ops` can take as a tensor."""
+"""Compiles a packed block for the kernels: one buffer that `torch.ops` can take as a tensor.
+
+The kernels' compiler reads the tensors of a block by their own names, and its description by the
+names of `spec`. It refuses a tensor that it does not know: nothing of a block is left out unseen.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.activations import ACT2FN
 
+from bipft_compress.nn import BinaryAttention, Block
 from bipft_compress.runtime.folding import Intervals, fold
+from bipft_compress.runtime.modules import PackedLinear
 from bipft_compress.runtime.native import kernels
-from bipft_compress.runtime.parameters import LayerParameters, LinearParameters
+from bipft_compress.spec import BlockSpec
 
-_ACTIVATIONS = {
-    "gelu": 0,
-    "gelu_new": 1,
-    "gelu_pytorch_tanh": 1,
-    "relu": 2,
-    "silu": 3,
-    "swish": 3,
-}
-_ONLY_FOLDED = 4
-_WIDEST = 65534
+_CORE = "attention.core"
 
 
-def compile_layer(layer: LayerParameters, path: str) -> Tensor | None:
-    """The buffer that ``torch.ops.bipft_compress.encoder_layer`` runs.
+def compile_block(block: Block, path: str) -> Tensor | None:
+    """The buffer that ``torch.ops.bipft_compress.encoder_block`` runs.
 
     Args:
-        layer: what to compile.
-        path: the processor to compile it for; see `native.paths`.
+        block: of packed modules, in fp32, on the CPU.
+        path: the processor to compile it for; see `native.paths`; not the reference.
 
     Returns:
-        uint8, (bytes,), or None where the kernels cannot run this layer (an activation function
-        they do not know and cannot fold, a width above 65,534, or estimators that the heads
-        share): the reference can.
+        uint8, (bytes,), or None where the kernels cannot run this block: estimators that the heads
+        share, an activation function that they do not know and that cannot be folded, a linear
+        layer or an attention in full precision, or a width beyond their counters.
     """
-    if layer.attention.shared_estimator is not None:
+    core = block.attention.core
+    linears = _packed_linears(block)
+    if linears is None or not isinstance(core, BinaryAttention) or _too_wide(block.spec):
         return None
-
-    widest = max(linear.in_features for linear in layer.linears.values())
-    folded = _fold(layer) if widest <= _WIDEST else {}
-    activation = _ACTIVATIONS.get(layer.activation, _ONLY_FOLDED)
-    unknown = activation == _ONLY_FOLDED and "ffn_up" not in folded
-    if unknown or widest > _WIDEST:
+    if core.shared_estimator is not None:
         return None
-    arrays, numbers = _linears(layer, folded)
-    _attention(layer, arrays, numbers)
-    for name in ("attention_norm", "output_norm"):
-        norm = getattr(layer, name)
-        arrays |= {f"{name}.weight": norm.weight, f"{name}.bias": norm.bias}
-        numbers[f"{name}.eps"] = norm.eps
-    numbers |= {
-        "hidden": layer.linears["query"].in_features,
-        "heads": layer.attention.heads,
-        "head_dim": layer.attention.head_dim,
-        "ffn": layer.linears["ffn_up"].out_features,
-        "bits": layer.bits,
-        "key_value_bits": layer.key_value_bits,
-        "activation": activation,
-    }
-    given = {name: array.contiguous().numpy() for name, array in arrays.items()}
-    return torch.from_numpy(kernels().compile_layer(given, numbers, path))
+    folded = _fold(block, core, linears)
+    known = kernels().activation_names()
+    for number, part in enumerate(block.spec.feed_forward):
+        if part.activation not in known and f"feed_forward.{number}.up" not in folded:
+            return None
+    arrays = {name: tensor.contiguous().numpy() for name, tensor in _tensors(block, core, folded)}
+    facts = dict(_facts("", asdict(block.spec)))
+    for linear in block.spec.linears():
+        facts[f"{linear.name}.inputs"] = linear.inputs
+        facts[f"{linear.name}.outputs"] = linear.outputs
+        facts[f"{linear.name}.bits"] = linears[linear.name].bits
+    for name in ("bits", "key_value_bits", "boolean"):
+        facts[f"{_CORE}.{name}"] = getattr(core, name)
+    return torch.from_numpy(kernels().compile_block(arrays, facts, path))
 
 
-def _scale(linear: LinearParameters) -> Tensor:
-    return linear.activation_scale * linear.weight_scale
-
-
-def _fold(layer: LayerParameters) -> dict[str, Intervals]:
-    """Kind of linear to its intervals, for those whose output is read as a sign alone."""
-    if layer.bits != 1:
-        return {}
-    attention, linears = layer.attention, layer.linears
-    down = linears["ffn_down"]
-    activate: Any = ACT2FN[layer.activation]
-    shifts = {
-        "query": attention.query_shift.flatten(),
-        "key": attention.key_shift.flatten(),
-        "value": attention.value_shift.flatten(),
-        "ffn_up": down.shift,
-    }
-    read_in_full = {
-        "query": attention.score_estimator is not None,
-        "key": attention.score_estimator is not None or layer.key_value_bits != 1,
-        "value": attention.context_estimator is not None or layer.key_value_bits != 1,
-        "ffn_up": down.estimator is not None,
-    }
+def _packed_linears(block: Block) -> dict[str, PackedLinear] | None:
+    """The linear layers by path below the block, or None where one is not packed."""
     found = {}
-    for kind, shift in shifts.items():
-        linear = linears[kind]
-        if read_in_full[kind] or linear.estimator is not None:
-            continue
-        follows = activate if kind == "ffn_up" else None
-        intervals = fold(_scale(linear), linear.bias, linear.in_features, shift, follows)
-        if intervals is not None:
-            found[kind] = intervals
+    for linear in block.spec.linears():
+        module = block.get_submodule(linear.name)
+        if not isinstance(module, PackedLinear):
+            return None
+        found[linear.name] = module
     return found
 
 
-def _linears(
-    layer: LayerParameters, folded: dict[str, Intervals]
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    arrays: dict[str, Tensor] = {}
-    numbers: dict[str, float] = {}
-    for kind, linear in layer.linears.items():
-        arrays |= {f"{kind}.bits": linear.bits, f"{kind}.shift": linear.shift}
-        numbers[f"{kind}.activation_scale"] = linear.activation_scale
-        if linear.estimator is not None:
-            arrays[f"{kind}.down"] = linear.estimator.down
-            # One row a rank: the loop that adds them runs over neighbours.
-            arrays[f"{kind}.up"] = linear.estimator.up.T
-            numbers[f"{kind}.rank"] = len(linear.estimator.down)
-        if kind in folded:
-            arrays |= {f"{kind}.{name}": part for name, part in folded[kind]._asdict().items()}
-        else:
-            arrays |= {f"{kind}.scale": _scale(linear), f"{kind}.bias": linear.bias}
-    return arrays, numbers
+def _too_wide(spec: BlockSpec) -> bool:
+    widths = [width for linear in spec.linears() for width in (linear.inputs, linear.outputs)]
+    widest: int = kernels().WIDEST
+    return max(widths) > widest
 
 
-def _attention(
-    layer: LayerParameters, arrays: dict[str, Tensor], numbers: dict[str, float]
-) -> None:
-    attention = layer.attention
-    numbers["attention.boolean"] = float(attention.boolean)
-    for name in (
-        "query_shift", "key_shift", "value_shift", "value_scale", "context_bias",
-        "query_clip", "key_clip", "value_clip", "score_scale", "probability_scale",
-        "probability_shift",
-    ):  # fmt: skip
-        arrays[f"attention.{name}"] = getattr(attention, name)
-    # A map that is applied to a head's vector has one row a rank.
-    if attention.score_estimator is not None:
-        arrays["attention.score_left"] = attention.score_estimator.left.transpose(1, 2)
-        arrays["attention.score_right"] = attention.score_estimator.right.transpose(1, 2)
-        numbers["attention.score_rank"] = attention.score_estimator.left.shape[-1]
-    if attention.context_estimator is not None:
-        arrays["attention.context_left"] = attention.context_estimator.left.transpose(1, 2)
-        arrays["attention.context_right"] = attention.context_estimator.right.transpose(1, 2)
-        numbers["attention.context_rank"] = attention.context_estimator.left.shape[-1]
+def _tensors(
+    block: Block, core: BinaryAttention, folded: dict[str, Intervals]
+) -> Iterator[tuple[str, Tensor]]:
+    """What the kernels read: numbers in fp32, bits, and intervals in place of what they hold."""
+    held = {f"{name}.{part}" for name in folded for part in ("weight_scale", "bias")}
+    # A scale of probabilities is what a step of their codes is worth.
+    tensors = block.state_dict() | {f"{_CORE}.probability_scale": core.probability_step.detach()}
+    for name in tensors.keys() - held:
+        tensor = tensors[name]
+        yield name, tensor.float() if tensor.is_floating_point() else tensor
+    for name, intervals in folded.items():
+        for part, tensor in intervals._asdict().items():
+            yield f"{name}.{part}", tensor
+
+
+def _facts(name: str, part: Any) -> Iterator[tuple[str, float | str]]:
+    """Every number and word of a description by its path; what is None is left out."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            yield from _facts(f"{name}.{key}" if name else key, value)
+    elif isinstance(part, (tuple, list)):
+        yield from _facts(name, {str(index): value for index, value in enumerate(part)})
+    elif part is not None:
+        yield name, part
+
+
+def _fold(
+    block: Block, core: BinaryAttention, linears: dict[str, PackedLinear]
+) -> dict[str, Intervals]:
+    """Path of a linear layer to its intervals, for those that can be folded."""
+    folded = {}
+    for name, threshold, activate in _read_as_signs(block, core, linears):
+        linear = linears[name]
+        if linear.bits != 1 or linear.estimator is not None:
+            continue
+        scale = linear.activation_scale * linear.weight_scale
+        intervals = fold(
+            scale.detach(), linear.bias.detach(), linear.in_features, threshold.detach(), activate
+        )
+        if intervals is not None:
+            folded[name] = intervals
+    return folded
+
+
+def _read_as_signs(
+    block: Block, core: BinaryAttention, linears: dict[str, PackedLinear]
+) -> Iterator[tuple[str, Tensor, Callable[[Tensor], Tensor] | None]]:
+    """Linear layers of whose outputs only the signs are read: path, threshold, what they pass."""
+    rotary = block.spec.attention.rotary
+    if core.score_estimator is None and rotary is None:
+        if core.bits == 1:
+            yield "attention.query", core.query_shift.flatten(), None
+        if core.key_value_bits == 1:
+            yield "attention.key", core.key_shift.flatten(), None
+    turned = rotary is not None and rotary.values
+    if core.context_estimator is None and core.key_value_bits == 1 and not turned:
+        yield "attention.value", core.value_shift.flatten(), None
+    for number, part in enumerate(block.spec.feed_forward):
+        down = linears[f"feed_forward.{number}.down"]
+        if not part.gated and down.bits == 1 and down.estimator is None:
+            activate: Any = block.feed_forward[number].activation
+            yield f"feed_forward.{number}.up", down.shift, activate

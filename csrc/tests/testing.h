@@ -37,6 +37,10 @@ inline void check(bool fine, const char* what, const bipft::Path& path, const st
   std::printf("FAILED %s on %s: %s\n", what, path.name, shape.c_str());
 }
 
+// Every path of blocks of fixed shapes, what is refused, and one block of a random shape.
+void test_blocks();
+void test_random_block();
+
 // Every path of tables of `rows` rows, and of words in parts of `part` numbers.
 void test_tables(int rows, int columns, int part);
 

@@ -1,0 +1,59 @@
+// From numbers to the bit planes of their codes (nn.quantizers.signed_codes).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "bits.h"
+
+namespace bipft {
+namespace {
+
+// Bit i of eight codes, which are a byte each, as one byte.
+inline std::uint8_t bit_of_eight(std::uint64_t codes, int i) {
+  // The factor moves bit 8 l to bit 56 + l, and no two bits meet.
+  return static_cast<std::uint8_t>(
+      (((codes >> i) & 0x0101010101010101u) * 0x0102040810204080u) >> 56);
+}
+
+// The codes of [first, end), first a multiple of eight, to bit planes: code(k) is that of k, and
+// plane(i) is where the i-th bits of a row go.
+template <class Code, class Plane>
+inline void split(std::int64_t first, std::int64_t end, int bits, Code code, Plane plane) {
+  constexpr std::int64_t kCodes = 64;  // worked out together, so that it is done in vectors
+  for (std::int64_t k = first; k < end; k += kCodes) {
+    std::uint8_t codes[kCodes] = {};
+    const std::int64_t count = std::min(kCodes, end - k);
+    for (std::int64_t l = 0; l < count; ++l) codes[l] = static_cast<std::uint8_t>(code(k + l));
+    for (int i = 0; i < bits; ++i) {
+      std::uint8_t* out = plane(i) + k / 8;
+      for (std::int64_t l = 0; l < count; l += 8) out[l / 8] = bit_of_eight(load64(codes + l), i);
+    }
+  }
+}
+
+// The k-bit codes of one row; plane(i) is where its i-th bits go, row_bytes(n) of them.
+template <class Isa, class Plane>
+inline void quantise(const float* x, std::int64_t n, const float* shift, float scale, int bits,
+                     Plane plane) {
+  for (int i = 0; i < bits; ++i) std::memset(plane(i), 0, row_bytes(n));
+  if (bits == 1) {
+    std::uint8_t* out = plane(0);
+    std::int64_t k = 0;
+    for (; k + 8 <= n; k += 8) out[k / 8] = Isa::at_least(x + k, shift + k);
+    for (; k < n; ++k) out[k / 8] |= static_cast<std::uint8_t>(x[k] >= shift[k]) << (k % 8);
+    return;
+  }
+  const float half = static_cast<float>(1 << (bits - 1)), step = 2.0f * scale;
+  const auto code = [=](std::int64_t k) {
+    // The bounds come first: what is not a number is then the least code.
+    const float steps = std::max(-half, std::floor((x[k] - shift[k]) / step));
+    return static_cast<int>(std::min(half - 1.0f, steps) + half);
+  };
+  split(0, n, bits, code, plane);
+}
+
+}  // namespace
+}  // namespace bipft
