@@ -74,7 +74,9 @@ class Estimators(Section):
     value: Rank = Field(0, ge=0)
     attention_output: Rank = Field(0, ge=0)
     ffn_up: Rank = Field(0, ge=0)
+    ffn_gate: Rank = Field(0, ge=0, description="Of gated feed-forward networks.")
     ffn_down: Rank = Field(0, ge=0)
+    bottleneck: Rank = Field(0, ge=0, description="MobileBERT's linears around a narrow block.")
     scores: Rank = Field(0, ge=0, description="Per head, from queries and keys.")
     context: Rank = Field(0, ge=0, description="Per head, from values.")
     attention_reads: Literal["heads", "hidden-states"] = Field(

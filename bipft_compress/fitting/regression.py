@@ -1,6 +1,6 @@
 """Closed forms: weight scales, signs and low-rank estimators that minimise the output error.
 
-All of it follows from second moments (`convert.moments`), so no function here sees data.
+All of it follows from second moments (`fitting.moments`), so no function here sees data.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bipft_compress.convert.moments import Covariances
+from bipft_compress.fitting.moments import Covariances, exact
 from bipft_compress.nn import sign
+from bipft_compress.nn.estimator import START_SPREAD
 from bipft_compress.recipe import Initialisation
+
+DESCENT_BLOCK = 64
+"""Inputs whose signs are set before all others learn of it: a matrix product instead of 64 vectors.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def reduced_rank_regression(
     if rank == 0:
         return yx.new_zeros(len(yx), 0), yx.new_zeros(0, len(xx))
     ridge = damping * xx.diagonal().mean() + torch.finfo(torch.float32).tiny
-    lower = torch.linalg.cholesky(xx + ridge * torch.eye(len(xx), dtype=xx.dtype))
+    lower = torch.linalg.cholesky(xx + ridge * torch.eye(len(xx)).to(xx))
     # M C^(1/2) for C = L L^T is D L^-T; any square root gives the same left singular vectors.
     whitened = torch.linalg.solve_triangular(lower, yx.T, upper=False).T
     left, values, right = _leading_singular_vectors(whitened, rank)
@@ -105,27 +110,46 @@ def descend_signs(signs: Tensor, scale: Tensor, target: Tensor, bb: Tensor, swee
     Returns:
         New signs, (out, in).
     """
-    # Single precision: what moves is a sign, and the many small updates are all memory traffic.
-    w, bb, target = signs.float(), bb.float(), target.float()
-    scale = scale.float()
+    # Single precision: what moves is a sign, and the updates are all memory traffic.
+    w, bb, target, scale = signs.float(), bb.float(), target.float(), scale.float()
     product = w @ bb
-    diagonal = bb.diagonal()
     for _ in range(sweeps):
-        flips = 0
-        for k in range(w.shape[1]):
-            old = w[:, k]
-            # Slope of half the error without w_k's own part: w_k takes the opposite sign.
-            slope = scale * (scale * (product[:, k] - old * diagonal[k]) - target[:, k])
-            wanted = torch.where(slope > 0, -1.0, torch.where(slope < 0, 1.0, old))
-            turned = (wanted != old).nonzero().squeeze(1)
-            if len(turned):
-                change = (wanted - old)[turned]
-                product.index_add_(0, turned, change.unsqueeze(1) * bb[k])
-                w[:, k] = wanted
-                flips += len(turned)
-        if flips == 0:
+        before = w.clone()
+        for start in range(0, w.shape[1], DESCENT_BLOCK):
+            block = slice(start, start + DESCENT_BLOCK)
+            change = _descend_block(w, scale, target, bb, product, block)
+            # The rest of the product is only read behind the block: one matrix product serves.
+            product += change @ bb[block]
+        if torch.equal(w, before):
             break
     return w.to(signs.dtype)
+
+
+def _descend_block(
+    w: Tensor, scale: Tensor, target: Tensor, bb: Tensor, product: Tensor, block: slice
+) -> Tensor:
+    """Set the signs of some neighbouring inputs in `w`, one after the other.
+
+    Args:
+        w: signs, (out, in), changed in place.
+        scale: (out,).
+        target: (out, in).
+        bb: (in, in).
+        product: ``w bb`` from before the block, (out, in).
+        block: of the inputs.
+
+    Returns:
+        What the signs changed by, (out, block).
+    """
+    old, within, slopes = w[:, block].clone(), bb[block, block], product[:, block].clone()
+    wanted, diagonal = target[:, block], within.diagonal()
+    for k in range(old.shape[1]):
+        # Slope of half the error without w_k's own part: w_k takes the opposite sign.
+        slope = scale * (scale * (slopes[:, k] - old[:, k] * diagonal[k]) - wanted[:, k])
+        new = torch.where(slope > 0, -1.0, torch.where(slope < 0, 1.0, old[:, k]))
+        slopes[:, k:] += torch.outer(new - old[:, k], within[k, k:])
+        w[:, block.start + k] = new
+    return w[:, block] - old
 
 
 @dataclass
@@ -152,11 +176,13 @@ class _State:
 
     def random(self, rank: int, damping: float) -> tuple[Tensor, Tensor]:
         out, width = self.weight.shape
-        return torch.randn(out, rank).double() * 0.02, torch.randn(rank, width).double() * 0.02
+        # Drawn on the CPU, so that every device starts from the same numbers.
+        up, down = torch.randn(out, rank) * START_SPREAD, torch.randn(rank, width) * START_SPREAD
+        return up.to(self.scale), down.to(self.scale)
 
     def zero(self, rank: int, damping: float) -> tuple[Tensor, Tensor]:
         # One factor must differ from zero, or neither would ever get a gradient.
-        return torch.zeros(len(self.weight), rank).double(), self.random(rank, damping)[1]
+        return self.scale.new_zeros(len(self.weight), rank), self.random(rank, damping)[1]
 
 
 _STARTS = {
@@ -184,7 +210,7 @@ def fit_linear(
         activation_scale: what a code of 1 stands for, for starts that look at weights alone.
         choices: the recipe's `initialisation` section.
     """
-    m, weight = moments, weight.to(moments.yx.dtype)
+    m, weight = moments, weight.to(moments.yx)
     signs = sign(weight)
     scale = least_squares_scale(signs, m.yb, m.bb)
     state = _State(weight, m, activation_scale, signs, scale)
@@ -213,7 +239,7 @@ def fit_by_magnitude(
         activation_scale: what a code of 1 stands for.
         method: where the estimator starts; not ``regression``, which is of data.
     """
-    weight = weight.double()
+    weight = exact(weight)
     signs, scale = sign(weight), weight.abs().mean(1) * activation_scale
     state = _State(weight, None, activation_scale, signs, scale)
     up, down = _STARTS[method](state, rank, 0.0)

@@ -33,6 +33,7 @@ def fit_embedding(
 def _fit_frequency_aware(
     embedding: FrequencyAwareEmbedding, table: Tensor, frequencies: Tensor, seed: int
 ) -> None:
+    table = table.cpu()  # k-means runs there
     order = frequencies.argsort(descending=True, stable=True)
     embedding.is_frequent.zero_()
     embedding.is_frequent[order[: embedding.frequent_rows]] = True

@@ -12,20 +12,23 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import set_seed
 
-from bipft_compress.convert.embedding_fit import fit_embedding
-from bipft_compress.convert.initialise import initialise
-from bipft_compress.convert.storage import round_to_stored
-from bipft_compress.convert.swap import Decision, swap
 from bipft_compress.errors import CorpusError
-from bipft_compress.families import Encoder, get_module, max_sequence_length
+from bipft_compress.families import Encoder, get_module, max_sequence_length, teacher_of
+from bipft_compress.fitting.embedding import fit_embedding
+from bipft_compress.fitting.initialise import initialise
 from bipft_compress.nn import CompressedEmbedding
 from bipft_compress.recipe import Recipe, Text
+from bipft_compress.storage.plan import round_to_stored
+from bipft_compress.structure.swap import Decision, swap
 from bipft_compress.text.batches import calibration_batches, token_frequencies
 from bipft_compress.text.corpus import BUILTIN, read_documents
 from bipft_compress.text.sequences import token_sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PACKED_EVERY = 4
+"""Of so many documents one is packed to full length; the others are cut into sentences."""
 
 FREQUENCY_TOKENS = 1_000_000
 """Tokens of the calibration text whose frequencies are counted, where there are so many."""
@@ -90,11 +93,11 @@ def compress(
     batches = calibration_batches(wanted or sequences[:1], choices.batch_tokens)
     errors = initialise(
         student,
-        model,
+        teacher_of(model),
         encoder,
         batches,
         choices,
-        progress=lambda layer: progress(layer + 1, len(encoder.layers)),
+        progress=lambda call: progress(call + 1, len(encoder.calls)),
     )
     round_to_stored(student, encoder, recipe)
     return Compressed(student.eval(), encoder, decisions, errors)
@@ -116,7 +119,7 @@ def _sequences(
     found: list[list[int]] = []
     seen = 0
     for number, document in enumerate(read_documents(calibration)):
-        unit = "packed" if number % 4 == 0 else "sentences"
+        unit = "packed" if number % PACKED_EVERY == 0 else "sentences"
         text = Text(unit=unit, sequence_length=length, shortest=4)
         for sequence in token_sequences([document], tokenizer, text):
             found.append(sequence)

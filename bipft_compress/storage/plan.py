@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import Encoder
 from bipft_compress.nn import (
+    BinaryAttention,
     BinaryLinear,
     FrequencyAwareEmbedding,
     HeadwiseEstimator,
@@ -58,7 +59,7 @@ def storage_plan(model: PreTrainedModel, encoder: Encoder, recipe: Recipe) -> di
     """Name of each tensor of a swapped model's state to how it is stored; shared ones once.
 
     Args:
-        model: after `convert.swap`; only names and shapes are read.
+        model: after `structure.swap`; only names and shapes are read.
         encoder: the parts of `model`.
         recipe: what `model` was swapped with.
     """
@@ -82,6 +83,8 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _storage(path: str, name: str, module: nn.Module, encoder: Encoder, recipe: Recipe) -> Storage:
     full = f"{path}.{name}".lstrip(".")
     if isinstance(module, BinaryLinear) and name == "weight":
+        return Storage(full, "signs", 1)
+    if isinstance(module, BinaryAttention) and name in ("position_key", "position_query"):
         return Storage(full, "signs", 1)
     if isinstance(module, SignEmbedding):
         if name == "latent":

@@ -14,8 +14,9 @@ _CHUNK = 8192
 """Tokens that are gathered before their products are added."""
 
 
-def _zeros(*shape: int) -> Tensor:
-    return torch.zeros(*shape, dtype=torch.float64)
+def exact(x: Tensor) -> Tensor:
+    """`x` in fp64, on its own device where that has such numbers, else on the CPU."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 @dataclass
@@ -29,18 +30,25 @@ class LinearMoments:
         out_features: width of y.
         of_inputs: gather what an estimator, which reads x itself, is fitted to; if not, ``xx``,
             ``bx`` and ``yx`` stay 0, and gathering costs half as much.
+        device: of the batches.
     """
 
     in_features: int
     out_features: int
     of_inputs: bool = True
+    device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
         n, m = self.in_features, self.out_features
         self.count = 0
-        self.x, self.b, self.y, self.yy = _zeros(n), _zeros(n), _zeros(m), _zeros(m)
-        self.xx, self.bb, self.bx = _zeros(n, n), _zeros(n, n), _zeros(n, n)
-        self.yx, self.yb = _zeros(m, n), _zeros(m, n)
+
+        def zeros(*shape: int) -> Tensor:
+            return exact(torch.zeros(*shape, device=self.device))
+
+        self.x, self.b, self.y, self.yy = zeros(n), zeros(n), zeros(m), zeros(m)
+        self.xx, self.bb, self.bx = zeros(n, n), zeros(n, n), zeros(n, n)
+        self.yx, self.yb = zeros(m, n), zeros(m, n)
+        self.origin_x, self.origin_y = zeros(n), zeros(m)
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def update(self, x: Tensor, b: Tensor, y: Tensor) -> None:
@@ -55,17 +63,22 @@ class LinearMoments:
             return
         x, b, y = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting.clear()
+        if not self.count:
+            # Sums of squares minus squares of sums lose what is small beside the means: take these
+            # off first, near enough.
+            self.origin_x, self.origin_y = exact(x.mean(0)), exact(y.mean(0))
+        x, y = x - self.origin_x.to(x), y - self.origin_y.to(y)
         self.count += len(x)
-        self.x += x.sum(0)
-        self.b += b.sum(0)
-        self.y += y.sum(0)
-        self.yy += y.square().sum(0)
-        self.bb += b.T @ b
-        self.yb += y.T @ b
+        self.x += exact(x.sum(0))
+        self.b += exact(b.sum(0))
+        self.y += exact(y.sum(0))
+        self.yy += exact(y.square().sum(0))
+        self.bb += exact(b.T @ b)
+        self.yb += exact(y.T @ b)
         if self.of_inputs:
-            self.xx += x.T @ x
-            self.bx += b.T @ x
-            self.yx += y.T @ x
+            self.xx += exact(x.T @ x)
+            self.bx += exact(b.T @ x)
+            self.yx += exact(y.T @ x)
 
     def centred(self) -> Covariances:
         """Covariances of everything gathered so far."""
@@ -77,9 +90,9 @@ class LinearMoments:
             return sums / n - torch.outer(mean, x) if self.of_inputs else sums
 
         return Covariances(
-            mean_x=x,
+            mean_x=x + self.origin_x,
             mean_b=b,
-            mean_y=y,
+            mean_y=y + self.origin_y,
             xx=of_inputs(self.xx, x),
             bb=self.bb / n - torch.outer(b, b),
             bx=of_inputs(self.bx, b),

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bipft_compress.convert.attach import attached
-from bipft_compress.convert.attention_fit import NORMAL_HALF_STEP
 from bipft_compress.families import Encoder, get_module
-from bipft_compress.nn import BinaryLinear
+from bipft_compress.fitting.attention import NORMAL_HALF_STEP
+from bipft_compress.nn import BinaryAttention, BinaryLinear
 from bipft_compress.recipe import Activations
 
 if TYPE_CHECKING:
@@ -28,21 +27,26 @@ def change_precision(model: PreTrainedModel, encoder: Encoder, activations: Acti
         encoder: its parts.
         activations: the new bits; nothing else of it is read.
     """
-    for _, _, path in encoder.linears():
+    for path, _ in encoder.linears():
         linear = get_module(model, path)
         assert isinstance(linear, BinaryLinear)
         linear.activation_scale.mul_(_ratio(linear.bits, activations.bits))
         linear.bits = activations.bits
-    for index in range(len(encoder.layers)):
-        attention = attached(model, encoder, index)
+    for layer in encoder.layers:
+        attention = get_module(model, layer.attention)
+        assert isinstance(attention, BinaryAttention)
         queries = _ratio(attention.bits, activations.bits)
         keys = _ratio(attention.key_value_bits, activations.key_value_bits)
         attention.query_clip.mul_(queries)
         attention.key_clip.mul_(keys)
         attention.value_clip.mul_(keys)
-        # These two multiply codes, whose unit has changed.
+        # These multiply codes, whose unit has changed.
         attention.score_scale.mul_(queries * keys)
         attention.value_scale.mul_(keys)
+        if attention.position_key_scale is not None:
+            attention.position_key_scale.mul_(queries)
+        if attention.position_query_scale is not None:
+            attention.position_query_scale.mul_(keys)
         largest, wanted = 2**attention.bits - 1, 2**activations.bits - 1
         attention.probability_scale.mul_(largest / wanted)
         attention.bits = activations.bits

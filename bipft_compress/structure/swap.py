@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bipft_compress.convert.attach import attach, use_binary_attention
-from bipft_compress.convert.pooling import apply_pooling, pooling_of
 from bipft_compress.errors import RecipeError
-from bipft_compress.families import Encoder, describe, get_module, set_module
+from bipft_compress.families import (
+    Encoder,
+    EncoderLayer,
+    get_module,
+    set_module,
+    use_blocks,
+)
 from bipft_compress.nn import (
+    Affine,
     BinaryAttention,
     BinaryLinear,
+    Block,
     CompressedEmbedding,
     FrequencyAwareEmbedding,
     SignEmbedding,
@@ -21,6 +28,8 @@ from bipft_compress.nn import (
     round_rows,
 )
 from bipft_compress.recipe import Recipe
+from bipft_compress.spec import AttentionSpec, LinearSpec
+from bipft_compress.structure.pooling import apply_pooling, pooling_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,8 +53,9 @@ class Decision:
 def swap(model: PreTrainedModel, recipe: Recipe) -> tuple[Encoder, list[Decision]]:
     """Replace linears, attention and word embeddings of `model` in place.
 
-    New modules hold no meaningful values: the caller initialises them from the original or loads
-    them from a file. Only shapes of `model`'s weights are read: it may be on the meta device.
+    Every encoder layer becomes a block first: see `families.use_blocks`. New modules hold no
+    meaningful values: the caller initialises them from the original or loads them from a file.
+    Only shapes of `model`'s weights are read: it may be on the meta device.
 
     Returns:
         The parts of the model, and a decision for every module that has parameters.
@@ -54,20 +64,39 @@ def swap(model: PreTrainedModel, recipe: Recipe) -> tuple[Encoder, list[Decision
         UnsupportedModelError: an architecture that cannot be made binary.
         RecipeError: a rank larger than a layer.
     """
-    encoder = describe(model)
+    encoder = use_blocks(model)
     counts = _parameter_counts(model)
     decisions: list[Decision] = []
-    for _, kind, path in encoder.linears():
-        decisions.append(_swap_linear(model, path, kind, recipe, counts[path]))
-    for index in range(len(encoder.layers)):
-        attach(model, encoder, index, _attention(encoder, recipe).to(model.device))
-    use_binary_attention(model)
+    for layer in encoder.layers:
+        block = get_module(model, layer.block)
+        assert isinstance(block, Block)
+        decisions += _binarize(block, layer, recipe, counts)
     apply_pooling(model)
     decisions += _swap_embeddings(model, encoder, recipe, counts)
     decisions += _round_kept(model, encoder, recipe, counts)
     swapped = {decision.module for decision in decisions}
     decisions += _untouched(encoder, counts, swapped, model)
     return encoder, decisions
+
+
+def _binarize(
+    block: Block, layer: EncoderLayer, recipe: Recipe, counts: dict[str, int]
+) -> Iterator[Decision]:
+    """Put binary linears and binary attention into a block."""
+    device = next(block.parameters()).device
+    linears = {}
+    for path, spec in layer.linears():
+        linears[spec.name] = _linear(path, spec, recipe).to(device)
+        rank = linears[spec.name].rank
+        reason = f"linear layer of the encoder; {recipe.activations.bits}-bit input"
+        reason += f", rank-{rank} estimator" if rank else ", no estimator"
+        yield Decision(path, spec.kind, counts[path], "binary", reason)
+    block.set_linears(linears)
+    block.attention.core = _attention(layer.spec.attention, recipe).to(device)
+    if layer.spec.attention.relative is not None:
+        reason = "keys and queries of positions: one sign a weight, one scale a head"
+        parameters = counts[layer.attention]
+        yield Decision(layer.attention, "attention_positions", parameters, "binary", reason)
 
 
 def _parameter_counts(model: nn.Module) -> dict[str, int]:
@@ -88,35 +117,25 @@ def _check_rank(kind: str, rank: int, largest: int, where: str) -> None:
         )
 
 
-def _swap_linear(
-    model: PreTrainedModel, path: str, kind: str, recipe: Recipe, parameters: int
-) -> Decision:
-    linear = get_module(model, path)
-    assert isinstance(linear, nn.Linear)
-    rank = recipe.estimators.ranks()[kind]
-    _check_rank(kind, rank, min(linear.in_features, linear.out_features), path)
-    binary = BinaryLinear(
-        linear.in_features,
-        linear.out_features,
+def _linear(path: str, spec: LinearSpec, recipe: Recipe) -> BinaryLinear:
+    rank = recipe.estimators.ranks()[spec.kind]
+    _check_rank(spec.kind, rank, min(spec.inputs, spec.outputs), path)
+    return BinaryLinear(
+        spec.inputs,
+        spec.outputs,
         bits=recipe.activations.bits,
         rank=rank,
         clip=recipe.activations.clip,
         elastic=recipe.activations.elastic,
-    ).to(linear.weight.device)
-    set_module(model, path, binary)
-    reason = f"linear layer of the encoder; {recipe.activations.bits}-bit input"
-    reason += f", rank-{rank} estimator" if rank else ", no estimator"
-    return Decision(path, kind, parameters, "binary", reason)
+    )
 
 
-def _attention(encoder: Encoder, recipe: Recipe) -> BinaryAttention:
+def _attention(spec: AttentionSpec, recipe: Recipe) -> BinaryAttention:
     ranks = recipe.estimators.ranks()
-    from_hidden = recipe.estimators.attention_reads == "hidden-states"
     for kind in ("scores", "context"):
-        _check_rank(kind, ranks[kind], encoder.head_dim, f"a head of width {encoder.head_dim}")
+        _check_rank(kind, ranks[kind], spec.head_dim, f"a head of width {spec.head_dim}")
     return BinaryAttention(
-        encoder.heads,
-        encoder.head_dim,
+        spec,
         bits=recipe.activations.bits,
         key_value_bits=recipe.activations.key_value_bits,
         score_rank=ranks["scores"],
@@ -124,7 +143,7 @@ def _attention(encoder: Encoder, recipe: Recipe) -> BinaryAttention:
         clip=recipe.activations.clip,
         elastic=recipe.activations.elastic,
         boolean=recipe.activations.attention == "boolean",
-        hidden_size=encoder.hidden_size if from_hidden else 0,
+        from_hidden=recipe.estimators.attention_reads == "hidden-states",
     )
 
 
@@ -186,18 +205,29 @@ def _untouched(
     encoder: Encoder, counts: dict[str, int], swapped: set[str], model: PreTrainedModel
 ) -> list[Decision]:
     decisions = []
+    backbone = {id(module) for module in model.base_model.modules()}
+    inside = tuple(f"{layer.path}." for layer in encoder.layers)
     for path, own in counts.items():
         if own == 0 or any(path == done or path.startswith(f"{done}.") for done in swapped):
             continue
-        if isinstance(get_module(model, path), nn.LayerNorm):
+        if _is_norm(get_module(model, path)):
             kind, reason = "layer_norm", "normalisation: few weights, full precision needed"
         elif path in encoder.embeddings_kept:
             kind, reason = "position_embeddings", "kept as it is by the recipe"
         elif path == encoder.pooler:
             kind, reason = "pooler", "kept as it is by the recipe"
+        elif path.startswith(inside):
+            kind, reason = "layer_part", "a part of the layer that has no binary form"
+        elif id(get_module(model, path)) in backbone:
+            kind, reason = "projection", "between embeddings and layers: once a token"
         else:
-            kind, reason = "head", "task head or projection: outside the encoder layers"
+            kind, reason = "head", "task head: outside the encoder"
             if pooling_of(model.config) == "mean":
                 reason += "; reads the mean of all tokens"
         decisions.append(Decision(path, kind, own, "kept", reason))
     return decisions
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Some families have norms of a class of their own around their blocks."""
+    return isinstance(module, Affine) or type(module).__name__.endswith("Norm")

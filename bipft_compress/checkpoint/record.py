@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bipft_compress.convert.swap import Decision
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import read_json, sha256, write_atomically
 from bipft_compress.recipe import Recipe
+from bipft_compress.structure.swap import Decision
 
 WEIGHTS = "model.safetensors"
 RECORD = "compression.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of what is written now. In 2 encoder layers hold blocks, so that tensors have other names."""
+
+OLDEST_VERSION = 1
+"""The oldest that is read: of version 0.1."""
 
 
 @dataclass
@@ -63,7 +67,7 @@ class Record:
         """Read the record of a binary checkpoint.
 
         Raises:
-            CheckpointError: it is missing, malformed, or of a newer version.
+            CheckpointError: it is missing, malformed, or of a version that is not read.
         """
         path = directory / RECORD
         if not path.is_file():
@@ -71,13 +75,8 @@ class Record:
                 f"{directory} is not a binary checkpoint (it has no {RECORD}): "
                 "make one with `bipft-compress compress`."
             )
+        read_version(directory)
         values = read_json(path)
-        version = values.get("format_version")
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path} has format version {version!r} and this release reads version "
-                f"{FORMAT_VERSION}: upgrade bipft-compress or compress the checkpoint again."
-            )
         try:
             return cls(
                 recipe=Recipe.load(values["recipe"]),
@@ -95,7 +94,37 @@ class Record:
             raise CheckpointError(f"{path} is incomplete ({error}).") from None
 
 
+def read_version(directory: Path) -> int:
+    """Format version of the binary checkpoint or packed artefact in `directory`.
+
+    Raises:
+        CheckpointError: there is no record, or its version is none, newer or too old.
+    """
+    path = directory / RECORD
+    version = read_json(path).get("format_version")
+    if type(version) is not int:
+        raise CheckpointError(
+            f"{path} has format version {version!r}, which is none: compress the checkpoint again."
+        )
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} is of a newer release (format version {version}, and this one reads "
+            f"{OLDEST_VERSION} to {FORMAT_VERSION}): upgrade bipft-compress."
+        )
+    if version < OLDEST_VERSION:
+        raise CheckpointError(
+            f"{path} is of an older release (format version {version}, and this one reads "
+            f"{OLDEST_VERSION} to {FORMAT_VERSION}): compress the checkpoint again."
+        )
+    return version
+
+
 def write_record(directory: Path, record: Record) -> None:
-    """Write (or replace) the record of the checkpoint in `directory`, with its checksum."""
+    """Write (or replace) the record of the checkpoint in `directory`, with its checksum.
+
+    One that is replaced keeps its format version, since the weights beside it stay as they are.
+    """
     values = record.to_dict() | {"weights_sha256": sha256(directory / WEIGHTS)}
+    if (directory / RECORD).is_file():
+        values["format_version"] = read_version(directory)
     write_atomically(directory / RECORD, json.dumps(values, indent=2))

@@ -10,11 +10,11 @@ import torch
 from torch.nn.utils import parametrize
 from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 
-from bipft_compress.convert.pooling import choose_pooling
-from bipft_compress.convert.swap import Decision, swap
-from bipft_compress.errors import CheckpointError
+from bipft_compress.errors import CheckpointError, UnsupportedModelError
 from bipft_compress.families import describe, head_parameters
 from bipft_compress.recipe import Recipe
+from bipft_compress.structure.pooling import choose_pooling
+from bipft_compress.structure.swap import Decision, swap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,7 +52,13 @@ def with_classifier(
 
     Raises:
         CheckpointError: a tensor of the backbone has no place in the new model, or lacks.
+        UnsupportedModelError: the family has no such class.
     """
+    if type(model.config) not in AutoModelForSequenceClassification._model_mapping:
+        raise UnsupportedModelError(
+            f"transformers has no sequence classification model of type {model.config.model_type}: "
+            "fine-tune a checkpoint of another family."
+        )
     config = copy.deepcopy(model.config)
     kept = has_head(model) and list(labels) == class_names(config)
     if not kept:

@@ -1,0 +1,105 @@
+"""Packed artefacts in: as a model that runs on their bits, or one that can be trained beside."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import safe_open
+from torch import Tensor
+
+from bipft_compress.checkpoint import legacy
+from bipft_compress.checkpoint.artefact import (
+    KEY,
+    read_recipe,
+    read_record,
+    read_tensors,
+)
+from bipft_compress.checkpoint.record import WEIGHTS, Record, read_version
+from bipft_compress.errors import CheckpointError, first_line
+from bipft_compress.loading import load_config, load_tokenizer, model_from_config
+from bipft_compress.loading.state import fill
+from bipft_compress.runtime.block import PackedBlock
+from bipft_compress.runtime.model import Skeleton
+from bipft_compress.runtime.modules import PackedLinear
+from bipft_compress.runtime.native import REFERENCE
+from bipft_compress.storage.codec import unpack_state
+from bipft_compress.structure.swap import swap
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_packed(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Record]:
+    """Read a packed artefact.
+
+    Returns:
+        The model in evaluation mode, of the original's class, which runs on packed bits and cannot
+        be trained; its tokenizer and its record.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, damaged, or of a version that is not read.
+    """
+    path = Path(directory)
+    skeleton, tensors, record = _read(path)
+    model = skeleton.fill(tensors)
+    del tensors
+    if read_version(path) != legacy.VERSION:
+        _forget_pages(model, path / WEIGHTS)
+    return model, load_tokenizer(path), record
+
+
+def _forget_pages(model: PreTrainedModel, file: Path) -> None:
+    """Map the bits of compiled blocks anew: the kernels have their own, so they are in memory once.
+
+    What is mapped takes no memory until it is read, as on another device.
+    """
+    with safe_open(file, framework="pt") as bits:
+        for path, block in model.named_modules():
+            if isinstance(block, PackedBlock) and block.path != REFERENCE:
+                for name, linear in block.named_modules():
+                    if isinstance(linear, PackedLinear):
+                        linear.register_buffer("weight", bits.get_tensor(f"{path}.{name}.weight"))
+
+
+def unpack(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Record]:
+    """Read a packed artefact as a training model that computes the same.
+
+    For what trains beside frozen weights, such as adapters: of the latent weights only the signs
+    are left, so that they themselves would not train well.
+
+    Returns:
+        The model in evaluation mode, its tokenizer and its record.
+
+    Raises:
+        CheckpointError: see `load_packed`.
+    """
+    path = Path(directory)
+    skeleton, tensors, record = _read(path)
+    config = load_config(path)
+    # What is made is not packed.
+    delattr(config, KEY)
+    model = model_from_config(config)
+    swap(model, skeleton.recipe)
+    state = unpack_state(tensors, skeleton.plan, model.state_dict())
+    fill(model, state, path / WEIGHTS)
+    return model.eval(), load_tokenizer(path), record
+
+
+def _read(path: Path) -> tuple[Skeleton, dict[str, Tensor], Record]:
+    recipe = read_recipe(path)
+    record = read_record(path, recipe)
+    config = load_config(path)
+    try:
+        skeleton = Skeleton(config, recipe)
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        # transformers checks little of what it builds from.
+        raise CheckpointError(
+            f"The configuration of {path} fits no model ({first_line(error)})."
+        ) from None
+    names = None
+    if read_version(path) == legacy.VERSION:
+        names = partial(legacy.rename_0_1, model_type=config.model_type)
+    tensors = read_tensors(path / WEIGHTS, skeleton.expected(), record.tensors, names)
+    return skeleton, tensors, record

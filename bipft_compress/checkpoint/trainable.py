@@ -1,0 +1,85 @@
+"""Binary checkpoints that can be trained: with latent weights in floating point.
+
+One is a directory with ``config.json`` (the original's), ``model.safetensors``
+(latent weights, for training), ``compression.json`` (recipe, decisions, provenance, checksum) and
+the tokenizer's files. Nothing that is read can run code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bipft_compress.checkpoint import legacy
+from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record, read_version, write_record
+from bipft_compress.errors import CheckpointError
+from bipft_compress.files import atomic_directory, read_json, sha256
+from bipft_compress.loading import load_config, load_tokenizer, model_from_config, state_to_save
+from bipft_compress.loading.state import fill, read_state
+from bipft_compress.structure.swap import swap
+
+
+def save(
+    directory: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    record: Record,
+    overwrite: bool = False,
+) -> None:
+    """Write a binary checkpoint, all or nothing.
+
+    Raises:
+        OutputError: the directory exists or cannot be written.
+    """
+    with atomic_directory(directory, overwrite) as work:
+        save_file(state_to_save(model), work / WEIGHTS, metadata={"format": "pt"})
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(work)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(work)
+        write_record(work, record)
+
+
+def load_trainable(
+    directory: str | Path,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Record]:
+    """Read a binary checkpoint, of version 0.1 too.
+
+    Returns:
+        The binary model in evaluation mode, its tokenizer and its record.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, damaged, or of a version that is not read.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise CheckpointError(f"There is no directory {path}.")
+    record = Record.read(path)
+    if record.tensors:
+        raise CheckpointError(
+            f"{path} is packed: it runs, but cannot be trained or packed again; give the binary "
+            "checkpoint that it was packed from."
+        )
+    config = load_config(path)
+    expected = read_json(path / RECORD).get("weights_sha256")
+    if not (path / WEIGHTS).is_file():
+        raise CheckpointError(f"{path} has no {WEIGHTS}: the checkpoint is incomplete.")
+    if sha256(path / WEIGHTS) != expected:
+        raise CheckpointError(
+            f"{path / WEIGHTS} does not match its checksum: it was truncated or changed; "
+            "compress the checkpoint again."
+        )
+    model = model_from_config(config)
+    swap(model, record.recipe)
+    state = read_state(path / WEIGHTS)
+    if read_version(path) == legacy.VERSION:
+        names = legacy.rename_0_1(state, config.model_type)
+        state = {names[name]: tensor for name, tensor in state.items()}
+        paths = [decision.module for decision in record.decisions]
+        names = legacy.rename_0_1(paths, config.model_type)
+        record.decisions = [replace(one, module=names[one.module]) for one in record.decisions]
+    fill(model, state, path / WEIGHTS)
+    return model.eval(), load_tokenizer(path), record

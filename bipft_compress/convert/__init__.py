@@ -1,1 +1,0 @@
-"""From full precision to binary: swap modules, then fit them layer by layer."""

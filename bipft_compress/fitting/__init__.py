@@ -1,0 +1,1 @@
+"""Where a binary model starts: closed forms and descent, a layer at a time."""

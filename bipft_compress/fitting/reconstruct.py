@@ -1,0 +1,60 @@
+"""After the closed forms: a layer's own gradient descent, on the calibration text.
+
+The closed forms fit one module at a time. Here all of a layer's signs, scales, estimators and
+attention move together against the teacher's output of that layer. The gradient passes one layer
+only, so it is sharp, and a step costs a fraction of one through the whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bipft_compress.fitting.layerwise import Call
+from bipft_compress.recipe import Initialisation
+
+WARMUP = 0.1
+"""Share of the steps over which the learning rate rises; it then falls to zero."""
+
+
+def reconstruct_layer(
+    layer: nn.Module, examples: Sequence[tuple[Call, Tensor]], choices: Initialisation
+) -> None:
+    """Train the student's layer on the teacher's output for the same tokens, in place.
+
+    Args:
+        layer: the student's.
+        examples: calls of it, and the hidden states that the teacher has after them.
+        choices: the recipe's `initialisation` section.
+    """
+    parameters = [p for p in layer.parameters() if p.requires_grad]
+    # No decay: scales and estimators are fitted numbers, and of a latent weight the sign counts.
+    optimizer = torch.optim.AdamW(
+        parameters, lr=choices.layer_learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
+    steps = choices.layer_epochs * len(examples)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / (WARMUP * steps), 1.0) * (1.0 - step / steps)
+    )
+    unit = _variance([target for _, target in examples]) / len(examples)
+    for epoch in range(choices.layer_epochs):
+        order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(epoch))
+        for number in order.tolist():
+            call, target = examples[number]
+            with torch.enable_grad():
+                # A sum over tokens: batches of a rare length are small and must not count alike.
+                loss = (call.run(layer) - target).square().sum() / unit
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss, inputs=parameters)
+            optimizer.step()
+            scheduler.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _variance(targets: Sequence[Tensor]) -> float:
+    """Summed squared distance of the wanted outputs from their mean."""
+    tokens = [target.flatten(0, 1) for target in targets]
+    mean = torch.stack([x.sum(0) for x in tokens]).sum(0) / sum(map(len, tokens))
+    return sum(float((x - mean).square().sum()) for x in tokens)

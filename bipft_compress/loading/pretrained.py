@@ -1,0 +1,118 @@
+"""Full-precision checkpoints in."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from bipft_compress.errors import CheckpointError, first_line
+from bipft_compress.families import describe, head_parameters
+from bipft_compress.loading.configuration import (
+    encoder_class,
+    has_mlm_head,
+    load_config,
+    mlm_class,
+    model_class,
+)
+from bipft_compress.loading.tokenizer import load_tokenizer
+from bipft_compress.loading.weights import fetch, read_weights
+
+logger = logging.getLogger("bipft_compress")
+
+
+def load_pretrained(
+    checkpoint: str | Path, *, mlm_head: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A full-precision model, in the class its configuration names, and its tokenizer.
+
+    Args:
+        checkpoint: hub name or local directory, its weights in any floating-point type.
+        mlm_head: where the class has no head for masked language modelling, load the one of the
+            family that has, with a fresh head, tied where the family has one width for both.
+
+    Returns:
+        The model in fp32 and in evaluation mode, and the tokenizer. Where the class has a head of
+        which the checkpoint has no weight, the encoder alone.
+
+    Raises:
+        CheckpointError: files are missing, truncated, or do not fit the configuration.
+        UnsupportedModelError: an architecture that cannot be made binary.
+    """
+    config = load_config(checkpoint)
+    if getattr(config, "quantization_config", None) is not None:
+        raise CheckpointError(
+            f"{checkpoint} cannot be loaded in full precision: its weights are quantized "
+            "(quantization_config in its config.json); give the original."
+        )
+    fresh = mlm_head and not has_mlm_head(config)
+    made: Any = mlm_class(config) if fresh else model_class(config)
+    if fresh:
+        # A second table of the vocabulary would stay in full precision.
+        config.tie_word_embeddings = True
+    state = read_weights(fetch(checkpoint))
+    model, missing = _build(made, config, state, checkpoint)
+    head = set(head_parameters(model))
+    if head and head <= missing and not fresh:
+        # Embedding models often name the class that they were trained from.
+        logger.info(
+            "%s names %s and has no weights of its head: read as an encoder",
+            checkpoint,
+            type(model).__name__,
+        )
+        model, missing = _build(encoder_class(config), config, state, checkpoint)
+    model.config.name_or_path = str(checkpoint)
+    if missing:
+        _check_missing(checkpoint, model, missing, fresh_head=fresh)
+    return model.eval(), load_tokenizer(checkpoint)
+
+
+def _build(
+    made: Any, config: PretrainedConfig, state: dict[str, Tensor], checkpoint: str | Path
+) -> tuple[PreTrainedModel, set[str]]:
+    """A model of a class, and the names of what `state` lacks."""
+    try:
+        # Without a path transformers reads no file, neither adapters nor weights named elsewhere.
+        model, info = made.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(state),
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint} cannot be loaded ({first_line(error)}).") from None
+    return model, set(info["missing_keys"])
+
+
+def _check_missing(
+    checkpoint: str | Path, model: PreTrainedModel, missing: set[str], *, fresh_head: bool
+) -> None:
+    """Refuse a model whose encoder was not in the file; a pooler or a head may start afresh."""
+    with torch.device("meta"):
+        # What is frozen from the start, transformers computes from the configuration.
+        frozen = {
+            n for n, own in type(model)(model.config).named_parameters() if not own.requires_grad
+        }
+    base: Any = model.base_model
+    prefix = "" if base is model else f"{model.base_model_prefix}."
+    pooler = describe(model).pooler
+    encoder = {f"{prefix}{name}" for name, _ in base.named_parameters()} - frozen
+    if pooler is not None:
+        encoder -= {f"{pooler}.weight", f"{pooler}.bias"}
+    lacking = sorted(missing & encoder)
+    if lacking:
+        raise CheckpointError(
+            f"The weights of {checkpoint} lack {len(lacking)} tensors of the encoder, such as "
+            f"{lacking[0]}: the checkpoint is incomplete."
+        )
+    head = sorted(name for name in missing if not name.startswith(prefix)) if prefix else []
+    if head and not fresh_head:
+        logger.warning(
+            "%s lacks weights of its head, which start afresh: %s", checkpoint, ", ".join(head)
+        )

@@ -1,0 +1,1 @@
+"""How each number is stored: decided in `plan`, and turned into bits."""

@@ -1,0 +1,1 @@
+"""Which modules of a model become binary: structure alone, no values."""
