@@ -16,35 +16,35 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bipft_compress.convert.compress import Compressed, compress
+    from bipft_compress.checkpoint import load
     from bipft_compress.errors import UserError
+    from bipft_compress.fitting.compress import Compressed, compress
     from bipft_compress.jobs import compress_checkpoint
     from bipft_compress.jobs import pack_checkpoint as pack
     from bipft_compress.jobs import report_checkpoint as report
+    from bipft_compress.jobs.finetune import finetune
+    from bipft_compress.jobs.pretrain import pretrain
     from bipft_compress.recipe import Recipe
     from bipft_compress.reporting import build_report
-    from bipft_compress.runtime.model import load
     from bipft_compress.tasks.chosen import ChosenTask
-    from bipft_compress.training.finetune import finetune
-    from bipft_compress.training.pretrain import pretrain
-    from bipft_compress.training.train import train
+    from bipft_compress.training.pretraining import pretrain_model
 
 __version__ = version("bipft-compress")
 
 _PUBLIC = {
     "ChosenTask": "bipft_compress.tasks.chosen:ChosenTask",
-    "Compressed": "bipft_compress.convert.compress:Compressed",
+    "Compressed": "bipft_compress.fitting.compress:Compressed",
     "Recipe": "bipft_compress.recipe:Recipe",
     "UserError": "bipft_compress.errors:UserError",
     "build_report": "bipft_compress.reporting:build_report",
-    "compress": "bipft_compress.convert.compress:compress",
+    "compress": "bipft_compress.fitting.compress:compress",
     "compress_checkpoint": "bipft_compress.jobs:compress_checkpoint",
-    "finetune": "bipft_compress.training.finetune:finetune",
-    "load": "bipft_compress.runtime.model:load",
+    "finetune": "bipft_compress.jobs.finetune:finetune",
+    "load": "bipft_compress.checkpoint:load",
     "pack": "bipft_compress.jobs:pack_checkpoint",
-    "pretrain": "bipft_compress.training.pretrain:pretrain",
+    "pretrain": "bipft_compress.jobs.pretrain:pretrain",
     "report": "bipft_compress.jobs:report_checkpoint",
-    "train": "bipft_compress.training.train:train",
+    "pretrain_model": "bipft_compress.training.pretraining:pretrain_model",
 }
 
 __all__ = [
@@ -59,8 +59,8 @@ __all__ = [
     "load",
     "pack",
     "pretrain",
+    "pretrain_model",
     "report",
-    "train",
 ]
 
 

@@ -11,14 +11,14 @@ import typer
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from bipft_compress import checkpoint, jobs
+from bipft_compress import jobs, loading
 from bipft_compress.benchmarking.peers import torch_call
 from bipft_compress.benchmarking.timing import interleaved, torch_threads
+from bipft_compress.checkpoint import load
+from bipft_compress.checkpoint.record import WEIGHTS
 from bipft_compress.cli import guard, set_up
 from bipft_compress.errors import UserError
 from bipft_compress.recipe import Recipe
-from bipft_compress.record import WEIGHTS
-from bipft_compress.runtime.model import load
 from bipft_compress.tasks.sts import likeness
 from bipft_compress.text.corpus import BUILTIN, read_documents
 from bipft_compress.text.sequences import split_sentences
@@ -81,7 +81,7 @@ def main(
     recipe = Recipe.load("demo")
     console.print("[bold]1-bit all-MiniLM-L6-v2[/bold]: compress, pretrain, evaluate, report\n")
     made = jobs.run(source, recipe, BUILTIN, out, console=console)
-    original, tokenizer = checkpoint.load_pretrained(source)
+    original, tokenizer = loading.load_pretrained(source)
     sentences = held_out_sentences()
 
     start_model, _, _ = load(out / "compressed")

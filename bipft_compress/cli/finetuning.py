@@ -10,6 +10,7 @@ from rich.table import Table
 from bipft_compress.cli.options import (
     CheckpointArgument,
     DataOption,
+    DeviceOption,
     LabelColumnOption,
     OutOption,
     OverwriteOption,
@@ -56,6 +57,7 @@ def finetune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint for --out.")
     ] = False,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -66,8 +68,8 @@ def finetune(
     Example: `bipft-compress finetune bert-binary --task sst2 --data hub --teacher bert-sst2
     --out bert-binary-sst2`
     """
+    from bipft_compress.jobs.finetune import finetune as job
     from bipft_compress.recipe import Recipe
-    from bipft_compress.training.finetune import finetune as job
 
     shown = set_up(quiet)
     made = job(
@@ -76,7 +78,8 @@ def finetune(
         out,
         teacher=teacher,
         recipe=Recipe.load(recipe) if recipe else None,
-        steps=steps, seed=seed, rank=lora, resume=resume, overwrite=overwrite, console=shown,
+        steps=steps, seed=seed, rank=lora, resume=resume, device=device, overwrite=overwrite,
+        console=shown,
     )  # fmt: skip
     table = Table("Measure", *(["teacher"] if made.teacher_metrics else []), out.name)
     for name, value in made.metrics.items():

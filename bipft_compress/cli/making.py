@@ -14,6 +14,7 @@ from bipft_compress.cli.options import (
     BinaryArgument,
     CheckpointArgument,
     CorpusOption,
+    DeviceOption,
     JsonOption,
     OutOption,
     OverwriteOption,
@@ -34,6 +35,7 @@ def compress(
     calibration: CorpusOption = "builtin",
     rank: RankOption = None,
     seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -50,8 +52,8 @@ def compress(
     shown = set_up(quiet)
     chosen = Recipe.load(recipe).with_rank(rank)
     record = jobs.compress_checkpoint(
-        checkpoint, chosen, out, calibration=calibration, seed=seed, overwrite=overwrite,
-        console=shown,
+        checkpoint, chosen, out, calibration=calibration, seed=seed, device=device,
+        overwrite=overwrite, console=shown,
     )  # fmt: skip
     console.print(_decisions_table(record.decisions))
     console.print(_errors_line(record.layer_errors))
@@ -72,6 +74,7 @@ def pretrain(
         bool, typer.Option("--resume", help="Go on from the last checkpoint for --out.")
     ] = False,
     teacher: TeacherOption = None,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -81,14 +84,15 @@ def pretrain(
 
     Example: `bipft-compress pretrain bert-binary --corpus wiki.txt --steps 2000 --out bert-better`
     """
+    from bipft_compress.jobs.pretrain import pretrain as job
     from bipft_compress.recipe import Recipe
-    from bipft_compress.training.pretrain import pretrain as job
 
     shown = set_up(quiet)
     record = job(
         directory, corpus, out,
         recipe=Recipe.load(recipe) if recipe else None,
-        teacher=teacher, steps=steps, resume=resume, overwrite=overwrite, console=shown,
+        teacher=teacher, steps=steps, resume=resume, device=device, overwrite=overwrite,
+        console=shown,
     )  # fmt: skip
     if record.training:
         last = record.training[-1]
@@ -134,6 +138,7 @@ def run(
     rank: RankOption = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
     """All jobs in order, up to the packed artefact; run again, it goes on where it stopped.
@@ -147,8 +152,9 @@ def run(
     shown = set_up(quiet)
     chosen = Recipe.load(recipe).with_rank(rank)
     made = jobs.run(
-        checkpoint, chosen, corpus, out, data=data, steps=steps, seed=seed, console=shown
-    )
+        checkpoint, chosen, corpus, out,
+        data=data, steps=steps, seed=seed, device=device, console=shown,
+    )  # fmt: skip
     console.print(render_table(made))
     console.print(f"Binary checkpoint: {out / 'pretrained'}", soft_wrap=True)
     console.print(f"Packed artefact: {out / 'packed'}", soft_wrap=True)

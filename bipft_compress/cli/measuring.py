@@ -12,6 +12,7 @@ from rich.table import Table
 from bipft_compress.cli.finetuning import chosen_task
 from bipft_compress.cli.options import (
     DataOption,
+    DeviceOption,
     JsonOption,
     LabelColumnOption,
     OutOption,
@@ -39,6 +40,7 @@ def evaluate(
     pair_column: PairColumnOption = None,
     label_column: LabelColumnOption = None,
     regression: RegressionOption = False,
+    device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """Measure a checkpoint on a task, and keep the figures for the report.
@@ -49,18 +51,18 @@ def evaluate(
     Examples: `bipft-compress evaluate bert-binary --task sts --data STS-B/dev.tsv` or
     `bipft-compress evaluate bert-sst2 --task sst2 --data GLUE`
     """
-    from bipft_compress.tasks import evaluate as tasks
+    from bipft_compress import jobs
 
     set_up(to_stderr=as_json)
     if task == "sts":
-        figures = tasks.evaluate_sts(directory, data, teacher=teacher)
+        figures = jobs.evaluate_sts(directory, data, teacher=teacher, device=device)
         if as_json:
             print(json.dumps(figures))
         else:
             _show_similarity(figures)
         return
     chosen = chosen_task(task, data, text_column, pair_column, label_column, regression)
-    found = tasks.evaluate_task(directory, chosen, teacher=teacher)
+    found = jobs.evaluate_task(directory, chosen, teacher=teacher, device=device)
     if as_json:
         print(json.dumps(found))
         return
@@ -173,6 +175,24 @@ def report(
         return
     console.print(render_table(made))
     console.print(f"Report: {(out / 'report.html').resolve()}", soft_wrap=True)
+
+
+@app.command()
+def families() -> None:
+    """List the model types that can be made binary, and what sets their layers apart.
+
+    Example: `bipft-compress families`
+    """
+    from bipft_compress.families.listing import list_families
+
+    table = Table("Model type", "Layers, where not like BERT's", "In full precision")
+    for family in list_families():
+        table.add_row(family.model_type, family.block, family.note)
+    console.print(table)
+    console.print(
+        "In all of them the linear layers and both products of attention are binary, and the word "
+        "embeddings are coded. Norms, other embeddings and heads are kept."
+    )
 
 
 @app.command()

@@ -32,6 +32,9 @@ RankOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Log lines only, no progress bar.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or mps; auto takes a GPU where there is one.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TeacherOption = Annotated[
     str | None,

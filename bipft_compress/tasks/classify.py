@@ -9,8 +9,8 @@ import datasets
 import torch
 from transformers import DataCollatorWithPadding
 
-from bipft_compress.convert.classifier import has_head
 from bipft_compress.families import max_sequence_length
+from bipft_compress.structure.heads import has_head
 from bipft_compress.tasks.labelled import Examples, Task
 from bipft_compress.tasks.metrics import measure
 from bipft_compress.tasks.sts import cosines

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bipft_compress.convert.attach import attached
 from bipft_compress.errors import RecipeError
-from bipft_compress.families import Encoder, get_module
+from bipft_compress.families import Encoder, get_module, use_blocks
 from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.recipe import Terms
 from bipft_compress.training import losses
+from bipft_compress.training.heads import at_positions, has_fresh_head, logits_by_head
+from bipft_compress.training.recording import AttentionCall, recording
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +26,7 @@ logger = logging.getLogger("bipft_compress")
 IGNORED_LABEL = -100
 """Label of positions that no prediction is asked for (as in transformers)."""
 
-_HEADS = ("query", "key", "value")
+_OF_BLOCKS = {"directions", "attention_scores"}
 _WITHOUT_TEACHER = {"mlm", "nsp", "task"}
 
 
@@ -36,8 +35,8 @@ class Distillation:
 
     Args:
         student: the binary model.
-        teacher: its full-precision original; frozen here. Without one, only the terms that
-            compare with labels count.
+        teacher: its full-precision original; frozen here, and its layers become blocks. Without
+            one, only the terms that compare with labels count.
         encoder: parts of both.
         objective: weights of the terms.
 
@@ -58,6 +57,7 @@ class Distillation:
             kept = self.weights.keys() & _WITHOUT_TEACHER
             self.weights = {name: self.weights[name] for name in kept}
         else:
+            use_blocks(teacher)
             teacher.eval().requires_grad_(False)
         self._check_heads(teacher)
         # One that no term looks at need not run.
@@ -67,12 +67,7 @@ class Distillation:
                 "Nothing to train for: every weight of the recipe's objective is 0, needs a "
                 "--teacher, or a head that this checkpoint does not have."
             )
-        wanted = self.weights.keys()
-        self._recorded: tuple[str, ...] = ()
-        if "directions" in wanted:
-            self._recorded = _HEADS
-        elif "attention_scores" in wanted:
-            self._recorded = _HEADS[:2]
+        self._records = bool(self.weights.keys() & _OF_BLOCKS)
 
     @property
     def gives_logits(self) -> bool:
@@ -87,36 +82,22 @@ class Distillation:
                 f"objective.mlm needs a masked-language-model head and {name} has none: set it to "
                 "0, or set objective.fresh_mlm_head to true and compress again."
             )
+        if not hasattr(get_module(self.student, self.encoder.layers[0].path), "block"):
+            for term in _OF_BLOCKS:
+                self._leave_out(term, "the student is in full precision")
         if not hasattr(getattr(self.student, "cls", None), "seq_relationship"):
             self._leave_out("nsp", f"{name} has no next-sentence head")
         if not self.gives_logits:
             self._leave_out("logits", f"{name} has no head")
-        elif teacher is not None and _has_fresh_head(teacher):
+        elif teacher is not None and has_fresh_head(teacher):
             self._leave_out("logits", "the original's head is a fresh one, which knows nothing")
 
     def _leave_out(self, term: str, reason: str) -> None:
         if self.weights.pop(term, None) is not None:
             logger.info("objective.%s is left out: %s", term, reason)
 
-    @contextmanager
-    def _recording(self, model: PreTrainedModel) -> Iterator[dict[str, list[Tensor]]]:
-        """Queries, keys and values by layer, (batch, heads, length, head_dim), while it is open."""
-        seen: dict[str, list[Tensor]] = {kind: [] for kind in self._recorded}
-        split = (self.encoder.heads, self.encoder.head_dim)
-
-        def hook(kind: str, _: nn.Module, __: Any, output: Tensor) -> None:
-            seen[kind].append(output.unflatten(-1, split).transpose(1, 2))
-
-        handles = [
-            get_module(model, layer.linears[kind]).register_forward_hook(partial(hook, kind))
-            for layer in self.encoder.layers
-            for kind in self._recorded
-        ]
-        try:
-            yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _recording(self, model: PreTrainedModel) -> AbstractContextManager[list[AttentionCall]]:
+        return recording(model, self.encoder) if self._records else nullcontext([])
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Unweighted terms on one batch.
@@ -137,20 +118,20 @@ class Distillation:
         # A head over the vocabulary costs as much as the encoder: it sees what is asked for alone.
         asked = batch["labels"] >= 0 if "mlm" in self.weights else None
         if self.teacher is None:
-            with _at_positions(self.student, asked):
+            with at_positions(self.student, asked):
                 return self._head_terms(model(**inputs), {}, batch)
         teacher = self.teacher if "logits" in self.weights else self.teacher.base_model
         with (
             torch.no_grad(),
-            self._recording(self.teacher) as teacher_heads,
-            _at_positions(self.teacher, asked),
+            self._recording(self.teacher) as teacher_calls,
+            at_positions(self.teacher, asked),
         ):
             theirs = teacher(**inputs, output_hidden_states=True)
-        with self._recording(self.student) as student_heads, _at_positions(self.student, asked):
+        with self._recording(self.student) as student_calls, at_positions(self.student, asked):
             ours = model(**inputs, output_hidden_states=True)
         mask = batch["attention_mask"]
         terms = self._encoder_terms(ours.hidden_states, theirs.hidden_states, mask)
-        terms |= self._attention_terms(student_heads, teacher_heads, ours.hidden_states, mask)
+        terms |= self._attention_terms(student_calls, teacher_calls, mask) if self._records else {}
         terms |= self._head_terms(ours, theirs, batch)
         return terms
 
@@ -176,35 +157,31 @@ class Distillation:
         return terms
 
     def _attention_terms(
-        self,
-        ours: dict[str, list[Tensor]],
-        theirs: dict[str, list[Tensor]],
-        hidden: tuple[Tensor, ...],
-        mask: Tensor,
+        self, student: list[AttentionCall], teacher: list[AttentionCall], mask: Tensor
     ) -> dict[str, Tensor]:
         terms = {}
-        layers = range(len(self.encoder.layers))
+        pairs = list(zip(student, teacher, strict=True))
         if "attention_scores" in self.weights:
+            assert self.teacher is not None
             errors = []
-            for i in layers:
-                attention = attached(self.student, self.encoder, i)
-                student = attention.scores(ours["query"][i], ours["key"][i], hidden[i])
-                teacher = theirs["query"][i] @ theirs["key"][i].transpose(-1, -2)
-                teacher = teacher * self.encoder.head_dim**-0.5
-                errors.append(losses.attention_score_mse(student, teacher, mask))
+            for number, (own, wanted) in zip(self.encoder.calls, pairs, strict=True):
+                path = self.encoder.layers[number].attention
+                scores = own.scores(get_module(self.student, path))
+                target = wanted.scores(get_module(self.teacher, path))
+                errors.append(losses.attention_score_mse(scores, target, mask))
             terms["attention_scores"] = torch.stack(errors).mean()
         if "directions" in self.weights:
             errors = [
-                losses.direction_mse(ours[kind][i], theirs[kind][i], mask)
-                for i in layers
-                for kind in _HEADS
+                losses.direction_mse(heads, target, mask)
+                for own, wanted in pairs
+                for heads, target in zip(own[:3], wanted[:3], strict=True)
             ]
             terms["directions"] = torch.stack(errors).mean()
         return terms
 
     def _head_terms(self, ours: Any, theirs: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         terms = {}
-        student, teacher = self._logits(ours), self._logits(theirs)
+        student, teacher = (logits_by_head(self.student, outputs) for outputs in (ours, theirs))
         if "mlm" in self.weights:
             labels = batch["labels"][batch["labels"] >= 0]
             terms["mlm"] = F.cross_entropy(student["mlm"].squeeze(0), labels)
@@ -225,42 +202,3 @@ class Distillation:
                 soft.append(losses.soft_cross_entropy(logits, teacher[head], asked))
             terms["logits"] = torch.stack(soft).sum()
         return terms
-
-    def _logits(self, outputs: Any) -> dict[str, Tensor]:
-        """Head (``mlm``, ``nsp`` or ``task``) to logits, for the heads this model has."""
-        if "prediction_logits" in outputs:
-            return {"mlm": outputs.prediction_logits, "nsp": outputs.seq_relationship_logits}
-        if "logits" not in outputs:
-            return {}
-        head = "task" if self.student.get_output_embeddings() is None else "mlm"
-        return {head: outputs.logits}
-
-
-@contextmanager
-def _at_positions(model: PreTrainedModel, asked: Tensor | None) -> Iterator[None]:
-    """While it is open, the head of `model` sees the hidden states of some positions alone.
-
-    Args:
-        model: with a head that treats every position alike.
-        asked: (batch, length), true where the head is wanted; its logits are then (1, count,
-            classes). Everywhere, and as ever, for None.
-    """
-
-    def select(_: nn.Module, __: Any, output: Any) -> Any:
-        output["last_hidden_state"] = output["last_hidden_state"][asked].unsqueeze(0)
-        return output
-
-    if asked is None:
-        yield
-        return
-    handle = model.base_model.register_forward_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _has_fresh_head(model: PreTrainedModel) -> bool:
-    """Whether the checkpoint was of another class, without the head that `model` has."""
-    named = model.config.architectures
-    return named is not None and type(model).__name__ not in named

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bipft_compress import checkpoint
-from bipft_compress.convert.classifier import (
+from bipft_compress import checkpoint, loading
+from bipft_compress.checkpoint import load, unpack
+from bipft_compress.checkpoint.artefact import is_packed
+from bipft_compress.checkpoint.record import RECORD, Record
+from bipft_compress.errors import CheckpointError
+from bipft_compress.files import atomic_directory, read_json, write_atomically
+from bipft_compress.recipe import Recipe
+from bipft_compress.structure.heads import (
     class_names,
     has_head,
     with_classifier,
     without_head,
 )
-from bipft_compress.errors import CheckpointError
-from bipft_compress.files import atomic_directory, read_json, write_atomically
-from bipft_compress.recipe import Recipe
-from bipft_compress.record import RECORD, Record
-from bipft_compress.runtime.artefact import is_packed
-from bipft_compress.runtime.model import load, unpack
 from bipft_compress.tasks.labelled import Task
 from bipft_compress.training import lora
 
@@ -90,7 +90,7 @@ def read_classifier(directory: str | Path) -> Classifier:
     """A full-precision, binary or packed checkpoint, or an adapter with its base; head or not.
 
     Raises:
-        CheckpointError: see `load`, `checkpoint.load_pretrained` and `lora.load_adapters`.
+        CheckpointError: see `load`, `loading.load_pretrained` and `lora.load_adapters`.
     """
     path = Path(directory)
     if (path / lora.CONFIG).is_file():
@@ -121,14 +121,14 @@ def read_trainable(directory: str | Path, *, frozen: bool = False) -> Classifier
         frozen: only what is added to it will train; then it may be packed.
 
     Raises:
-        CheckpointError: see `checkpoint.load`, `unpack` and `checkpoint.load_pretrained`.
+        CheckpointError: see `checkpoint.load_trainable`, `unpack` and `loading.load_pretrained`.
     """
     path = Path(directory)
     if (path / RECORD).is_file():
-        read = unpack if frozen and is_packed(path) else checkpoint.load
+        read = unpack if frozen and is_packed(path) else checkpoint.load_trainable
         model, tokenizer, record = read(path)
         return Classifier(model, tokenizer, record, _labels(model))
-    model, tokenizer = checkpoint.load_pretrained(directory)
+    model, tokenizer = loading.load_pretrained(directory)
     return Classifier(model, tokenizer, None, _labels(model))
 
 

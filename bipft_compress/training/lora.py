@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear
+from torch import nn
 from typing_extensions import override
 
 from bipft_compress.errors import CheckpointError, RecipeError, first_line
-from bipft_compress.families import describe, head_parameters
+from bipft_compress.families import describe, get_module, head_parameters
 from bipft_compress.nn import BinaryLinear
 
 if TYPE_CHECKING:
@@ -59,10 +60,11 @@ def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
         RecipeError: the rank is larger than a layer.
     """
     encoder = describe(model)
-    kinds = {
-        path.removeprefix(f"{layer.path}.")
+    targets = {
+        name
         for layer in encoder.layers
-        for path in layer.linears.values()
+        for name, module in get_module(model, layer.path).named_modules()
+        if isinstance(module, (nn.Linear, BinaryLinear))
     }
     if rank > encoder.hidden_size:
         raise RecipeError(
@@ -74,7 +76,7 @@ def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
-        target_modules=sorted(kinds),
+        target_modules=sorted(targets),
         modules_to_save=sorted(heads),
         task_type="SEQ_CLS" if heads else "FEATURE_EXTRACTION",
     )

@@ -14,11 +14,11 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from typing_extensions import override
 
-from bipft_compress.checkpoint import load_state, state_to_save
+from bipft_compress.checkpoint.record import WEIGHTS
 from bipft_compress.errors import TrainingError
 from bipft_compress.files import storage_faults, write_atomically
+from bipft_compress.loading import load_state, state_to_save
 from bipft_compress.nn import BinaryLinear
-from bipft_compress.record import WEIGHTS
 from bipft_compress.text.batches import LengthBatchSampler
 from bipft_compress.training.distillation import Distillation
 

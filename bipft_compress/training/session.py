@@ -1,4 +1,4 @@
-"""What every training has in common: arguments, where it works, the loop itself, its log."""
+"""One training from its first step to its last, or from where it stopped."""
 
 from __future__ import annotations
 
@@ -9,107 +9,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate import PartialState
 from rich.console import Console
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from bipft_compress.errors import OutputError, RecipeError, TrainingError
-from bipft_compress.files import check_output, read_json, storage_faults, write_atomically
-from bipft_compress.record import RECORD, WEIGHTS
+from bipft_compress.errors import TrainingError
+from bipft_compress.files import read_json, storage_faults, write_atomically
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.progress import TrainingProgress
-from bipft_compress.training.trainer import COMPLETE, DistillationTrainer, last_checkpoint
+from bipft_compress.training.trainer import DistillationTrainer, last_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel
-
-WORK = "training"
-"""Ending of the hidden directory that keeps training checkpoints until the result is written."""
 
 RUN = "run.json"
-"""In it: what a resumed training must have in common with the one it goes on from."""
+"""Beside training checkpoints: what a resumed training must have in common with the one it goes on
+from."""
 
 
-def training_arguments(
-    chosen: Mapping[str, Any], directory: Path, steps: int | None
-) -> TrainingArguments:
-    """A recipe's ``training:`` section as transformers' own arguments.
-
-    Args:
-        chosen: the section.
-        directory: for training checkpoints.
-        steps: optimiser steps, instead of the section's.
-
-    Raises:
-        RecipeError: an argument that `TrainingArguments` does not know, or refuses.
-    """
-    values: dict[str, Any] = {
-        "report_to": "none",
-        "save_total_limit": 2,
-        "include_num_input_tokens_seen": "non_padding",
-        "optim": "adamw_torch_fused",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        **chosen,
-        "output_dir": str(directory),
-        # Columns are ours (see the collators), not the forward method's arguments.
-        "remove_unused_columns": False,
-        # A NaN is a fault to stop at, not one to smooth over in the log.
-        "logging_nan_inf_filter": False,
-    }
-    if steps is not None:
-        values["max_steps"] = steps
-    try:
-        return TrainingArguments(**values)
-    except (TypeError, ValueError) as error:
-        reason = str(error).replace("TrainingArguments.__init__() ", "")
-        raise RecipeError(f"The recipe's training section is not valid: {reason}.") from None
-
-
-def _work(target: Path) -> Path:
-    return target.parent / f".{target.name}.{WORK}"
-
-
-def unfinished(target: Path) -> bool:
-    """Whether training for `target` was cut short and left something to resume."""
-    work = _work(target)
-    return any(next(work.rglob(name), None) for name in (COMPLETE, RECORD))
-
-
-def work_directory(target: Path, *, resume: bool, overwrite: bool) -> Path:
-    """Where training checkpoints for `target` lie; nothing is changed there yet.
-
-    Raises:
-        OutputError: `target` is there already, or an unfinished run for it is.
-        TrainingError: nothing to resume.
-    """
-    work = _work(target)
-    if not resume:
-        check_output(target, overwrite)
-        if unfinished(target) and not overwrite:
-            raise OutputError(
-                f"An unfinished run for {target} is there: go on with --resume, or start again "
-                "with --overwrite."
-            )
-    elif (target / WEIGHTS).is_file():
-        raise OutputError(f"{target} is already complete: there is nothing to resume.")
-    elif not work.is_dir():
-        raise TrainingError(
-            f"There is nothing to resume for {target}: run without --resume to start."
-        )
-    return work
-
-
-def without_dropout(model: PreTrainedModel) -> None:
-    """Distillation compares exact outputs, and binarization is noise enough."""
-    for module in model.modules():
-        if type(module).__name__ == "Dropout":
-            module.p = 0.0  # type: ignore[assignment]
-
-
-def fit(
+def run_training(
     distillation: Distillation,
     args: TrainingArguments,
     dataset: Dataset,

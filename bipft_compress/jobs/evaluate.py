@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bipft_compress import checkpoint
-from bipft_compress.record import RECORD, write_record
-from bipft_compress.runtime.model import load
+from bipft_compress import loading
+from bipft_compress.checkpoint import load
+from bipft_compress.checkpoint.record import RECORD, write_record
+from bipft_compress.device import choose_device
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.classify import score, scores
 from bipft_compress.tasks.sts import SentencePairs, embedding_floor, likeness, spearman
@@ -15,11 +16,21 @@ from bipft_compress.training.finetuned import read_classifier
 
 
 def evaluate_sts(
-    directory: str | Path, data: str | Path, *, teacher: str | None = None
+    directory: str | Path,
+    data: str | Path,
+    *,
+    teacher: str | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Sentence similarity of a binary checkpoint, packed or not, beside its original.
 
     The figures are also kept in the checkpoint's record, for its report.
+
+    Args:
+        directory: of the checkpoint.
+        data: see `SentencePairs.read`.
+        teacher: the original, if it is not where it was.
+        device: see `choose_device`. The kernels of a packed checkpoint run on the CPU alone.
 
     Returns:
         ``full_precision``, ``compressed`` and ``embedding_floor``: Spearman; ``recovered``: the
@@ -31,7 +42,10 @@ def evaluate_sts(
     """
     pairs = SentencePairs.read(data)
     student, tokenizer, record = load(directory)
-    original, _ = checkpoint.load_pretrained(teacher or record.teacher)
+    original, _ = loading.load_pretrained(teacher or record.teacher)
+    chosen = choose_device(device)
+    for model in (student, original):
+        model.to(chosen)  # type: ignore[arg-type]
     full = spearman(original, tokenizer, pairs)
     floor = embedding_floor(original, tokenizer, pairs)
     ours = spearman(student, tokenizer, pairs)
@@ -50,11 +64,21 @@ def evaluate_sts(
 
 
 def evaluate_task(
-    directory: str | Path, chosen: ChosenTask, *, teacher: str | None = None
+    directory: str | Path,
+    chosen: ChosenTask,
+    *,
+    teacher: str | None = None,
+    device: str = "cpu",
 ) -> dict[str, dict[str, Any]]:
     """A fine-tuned checkpoint's metrics on its task: binary, packed, full precision, or adapter.
 
     The figures are also kept in the record of a binary checkpoint, for its report.
+
+    Args:
+        directory: of the checkpoint.
+        chosen: the task and its data.
+        teacher: a checkpoint to compare with.
+        device: see `choose_device`.
 
     Returns:
         Metric to ``compressed``, its value, and with `teacher` ``full_precision``, the teacher's.
@@ -65,11 +89,14 @@ def evaluate_task(
     ours = read_classifier(directory)
     task = chosen.read(ours.labels, training=False)
     ours.check(task, directory)
+    place = choose_device(device)
+    ours.model.to(place)  # type: ignore[arg-type]
     length = ours.recipe.finetuning.sequence_length
     theirs = None
     if teacher is not None:
         original = read_classifier(teacher)
         original.check(task, teacher)
+        original.model.to(place)  # type: ignore[arg-type]
         theirs = score(original.model, original.tokenizer, task, length)
     found = scores(task, score(ours.model, ours.tokenizer, task, length), theirs)
     if (Path(directory) / RECORD).is_file() and ours.record is not None:

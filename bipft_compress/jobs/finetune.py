@@ -11,18 +11,20 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers import TrainingArguments, set_seed
 
-from bipft_compress.convert.classifier import take_head, with_classifier, without_head
-from bipft_compress.convert.pooling import pooling_of
-from bipft_compress.convert.storage import round_to_stored
-from bipft_compress.convert.swap import Decision
+from bipft_compress.device import AUTO
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Finetuning, Recipe, TaskObjective
+from bipft_compress.storage.plan import round_to_stored
+from bipft_compress.structure.heads import take_head, with_classifier, without_head
+from bipft_compress.structure.pooling import pooling_of
+from bipft_compress.structure.swap import Decision
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.classify import score, scores, tokenize
 from bipft_compress.tasks.labelled import Task
 from bipft_compress.training import lora
+from bipft_compress.training.arguments import training_arguments, without_dropout
 from bipft_compress.training.collator import FinetuningCollator
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.finetuned import (
@@ -31,7 +33,8 @@ from bipft_compress.training.finetuned import (
     read_trainable,
     save_classifier,
 )
-from bipft_compress.training.loop import fit, training_arguments, without_dropout, work_directory
+from bipft_compress.training.session import run_training
+from bipft_compress.training.workspace import work_directory
 
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3,
@@ -71,6 +74,7 @@ def finetune(
     seed: int | None = None,
     rank: int | None = None,
     resume: bool = False,
+    device: str = AUTO,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Finetuned:
@@ -92,6 +96,7 @@ def finetune(
         seed: of head and data order, instead of the recipe's.
         rank: train LoRA adapters of this rank over the frozen model, and the head.
         resume: go on from the newest training checkpoint for `out`.
+        device: see `choose_device`.
         overwrite: replace what is in `out`.
         console: for a progress bar.
 
@@ -103,7 +108,7 @@ def finetune(
     work = work_directory(target, resume=resume, overwrite=overwrite)
     start = read_trainable(directory, frozen=rank is not None)
     options = (recipe or start.recipe).finetuning
-    args = _arguments(options, start, work, steps=steps, seed=seed, rank=rank)
+    args = _arguments(options, start, work, steps=steps, seed=seed, rank=rank, device=device)
     task = chosen.read()
     by_cosine = task.is_similarity and options.similarity == "cosine"
     original = None
@@ -132,7 +137,9 @@ def finetune(
         "task": task.name, "finetuning": options.model_dump(), "steps": args.max_steps,
         "seed": args.seed, "lora": rank,
     }  # fmt: skip
-    points = fit(distillation, args, dataset, collator, run=run, resume=resume, console=console)
+    points = run_training(
+        distillation, args, dataset, collator, run=run, resume=resume, console=console
+    )
     recorded = student.record if adapted is None else None
     if recorded is not None:
         recorded.decisions = decisions
@@ -179,6 +186,7 @@ def _arguments(
     steps: int | None,
     seed: int | None,
     rank: int | None,
+    device: str,
 ) -> TrainingArguments:
     values = DEFAULTS | options.training
     if rank is not None:
@@ -187,7 +195,7 @@ def _arguments(
         values["learning_rate"] = options.full_precision_learning_rate
     if seed is not None:
         values["seed"] = seed
-    return training_arguments(values, work, steps)
+    return training_arguments(values, work, steps, device)
 
 
 def _student(

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from transformers import set_seed
 
+from bipft_compress.device import AUTO
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import describe, get_module, head_parameters, max_sequence_length
 from bipft_compress.recipe import Recipe
 from bipft_compress.text.dataset import build_dataset
+from bipft_compress.training.arguments import training_arguments, without_dropout
 from bipft_compress.training.collator import PretrainingCollator
 from bipft_compress.training.distillation import Distillation
-from bipft_compress.training.loop import fit, training_arguments, without_dropout
+from bipft_compress.training.session import run_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def train(
+def pretrain_model(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -30,6 +32,7 @@ def train(
     *,
     steps: int | None = None,
     resume: bool = False,
+    device: str = AUTO,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
     """Train `student` in place against `teacher`.
@@ -43,6 +46,7 @@ def train(
         directory: for training checkpoints.
         steps: optimiser steps, instead of the recipe's.
         resume: go on from the newest checkpoint in `directory`.
+        device: see `choose_device`.
         console: for a progress bar.
 
     Returns:
@@ -54,7 +58,7 @@ def train(
         TrainingError: nothing to resume from, or another run; or a loss that is not a number.
         OutputError: the disk is full.
     """
-    args = training_arguments(recipe.training, directory, steps)
+    args = training_arguments(recipe.training, directory, steps, device)
     _check_length(recipe, student)
     set_seed(args.seed)
     for part in (student, teacher):
@@ -74,7 +78,9 @@ def train(
         seed=args.seed,
     )
     run = recipe.model_dump(include={"text", "objective", "training"}) | {"steps": args.max_steps}
-    return fit(distillation, args, dataset, collator, run=run, resume=resume, console=console)
+    return run_training(
+        distillation, args, dataset, collator, run=run, resume=resume, console=console
+    )
 
 
 def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 from accelerate import PartialState
 from rich.console import Console
 
-from bipft_compress import checkpoint
-from bipft_compress.convert.precision import change_precision
-from bipft_compress.convert.storage import round_to_stored
+from bipft_compress import checkpoint, loading
+from bipft_compress.checkpoint.record import RECORD, Record
+from bipft_compress.device import AUTO
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory
+from bipft_compress.fitting.precision import change_precision
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
-from bipft_compress.record import RECORD, Record
-from bipft_compress.training.loop import unfinished, work_directory
-from bipft_compress.training.train import train
+from bipft_compress.storage.plan import round_to_stored
+from bipft_compress.training.pretraining import pretrain_model
+from bipft_compress.training.workspace import unfinished, work_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +36,7 @@ def pretrain(
     teacher: str | Path | None = None,
     steps: int | None = None,
     resume: bool = False,
+    device: str = AUTO,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Record:
@@ -48,14 +50,14 @@ def pretrain(
             if None.
         teacher: the full-precision original, if it has moved; or a binary checkpoint.
         steps: optimiser steps of the whole schedule, instead of the recipe's.
-        resume, console: see `train`.
+        resume, device, console: see `pretrain_model`.
         overwrite: replace what is in `out`.
 
     Returns:
         The record of the new checkpoint.
 
     Raises:
-        UserError: see `train`, and `checkpoint.load`.
+        UserError: see `pretrain_model`, and `checkpoint.load_trainable`.
     """
     target = Path(out)
     work = work_directory(target, resume=resume, overwrite=overwrite)
@@ -63,7 +65,7 @@ def pretrain(
     if chosen.schedule:
         _pretrain_in_stages(
             directory, corpus, work, chosen, teacher=teacher, steps=steps, resume=resume,
-            console=console,
+            device=device, console=console,
         )  # fmt: skip
         if PartialState().is_main_process:
             with atomic_directory(target, overwrite) as made:
@@ -71,8 +73,8 @@ def pretrain(
             shutil.rmtree(work, ignore_errors=True)
         PartialState().wait_for_everyone()
         return Record.read(target)
-    student, tokenizer, record = checkpoint.load(directory)
-    points = train(
+    student, tokenizer, record = checkpoint.load_trainable(directory)
+    points = pretrain_model(
         student,
         _read_teacher(teacher or record.teacher, record),
         tokenizer,
@@ -81,6 +83,7 @@ def pretrain(
         work,
         steps=steps,
         resume=resume,
+        device=device,
         console=console,
     )
     kept = ("activations", "embeddings", "kept", "estimators", "initialisation")
@@ -99,9 +102,9 @@ def pretrain(
 
 def _read_teacher(source: str | Path, record: Record) -> PreTrainedModel:
     if (Path(source) / RECORD).is_file():
-        return checkpoint.load(source)[0]
+        return checkpoint.load_trainable(source)[0]
     mlm_head = record.recipe.objective.fresh_mlm_head
-    return checkpoint.load_pretrained(source, mlm_head=mlm_head)[0]
+    return loading.load_pretrained(source, mlm_head=mlm_head)[0]
 
 
 def _place(work: Path, number: int) -> Path:
@@ -118,6 +121,7 @@ def _pretrain_in_stages(
     teacher: str | Path | None,
     steps: int | None,
     resume: bool,
+    device: str,
     console: Console | None,
 ) -> None:
     """Each stage's student is the next one's teacher and start (BiT, Liu et al. 2022, section 4).
@@ -142,6 +146,7 @@ def _pretrain_in_stages(
                 recipe=stage,
                 teacher=guide,
                 resume=unfinished(place),
+                device=device,
                 console=console,
             )
 
@@ -167,7 +172,7 @@ def _stages(recipe: Recipe, steps: int | None) -> Iterator[Recipe]:
 def _write_start(before: Path, start: Path, stage: Recipe) -> None:
     """What a stage begins with: the result of the one before, at this stage's precision."""
     if PartialState().is_main_process and not (start / RECORD).is_file():
-        student, tokenizer, record = checkpoint.load(before)
+        student, tokenizer, record = checkpoint.load_trainable(before)
         change_precision(student, describe(student), stage.activations)
         record.recipe = record.recipe.model_copy(update={"activations": stage.activations})
         checkpoint.save(start, student, tokenizer, record)

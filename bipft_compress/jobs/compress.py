@@ -1,0 +1,67 @@
+"""From a full-precision checkpoint to a binary one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from rich.console import Console
+
+from bipft_compress import checkpoint, loading
+from bipft_compress.checkpoint.record import Record
+from bipft_compress.device import AUTO, choose_device
+from bipft_compress.files import check_output
+from bipft_compress.fitting.compress import compress
+from bipft_compress.provenance import provenance
+from bipft_compress.recipe import Recipe
+from bipft_compress.text.corpus import BUILTIN
+from bipft_compress.training.progress import progress_bar
+
+logger = logging.getLogger("bipft_compress")
+
+
+def compress_checkpoint(
+    source: str | Path,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    calibration: str | Path = BUILTIN,
+    seed: int = 0,
+    device: str = AUTO,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Record:
+    """`compress` from a checkpoint to a new directory.
+
+    Raises:
+        UserError: the checkpoint, the recipe, the text or the output directory is at fault.
+    """
+    check_output(Path(out), overwrite)
+    chosen = choose_device(device)
+    model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
+    model.to(chosen)  # type: ignore[arg-type]
+    if calibration == BUILTIN:
+        logger.info(
+            "calibrating on text that comes with Python: give --calibration with text like "
+            "yours for a better start"
+        )
+    shown = console or Console(quiet=True)
+    with progress_bar(shown, "layers") as bar:
+        task = bar.add_task("fitting", total=None, note="")
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if bar.disable:
+                logger.info("fitted layer %d of %d", done, total)
+
+        made = compress(model, tokenizer, recipe, calibration, seed=seed, progress=progress)
+    path = Path(source)
+    record = Record(
+        recipe=recipe,
+        teacher=str(path.absolute()) if path.is_dir() else str(source),
+        decisions=made.decisions,
+        layer_errors=made.layer_errors,
+        provenance=provenance({}, "compress", seed=seed, calibration=str(calibration)),
+    )
+    checkpoint.save(Path(out), made.model, tokenizer, record, overwrite)
+    return record
