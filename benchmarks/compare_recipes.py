@@ -24,14 +24,14 @@ from compared import NAMES, UNTUNED, VARIANTS, Result, write_comparison
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bipft_compress import ChosenTask, Recipe, checkpoint, compress_checkpoint, finetune
+from bipft_compress import ChosenTask, Recipe, checkpoint, compress_checkpoint, finetune, loading
+from bipft_compress.checkpoint.record import RECORD
 from bipft_compress.cli import set_up
 from bipft_compress.demo import bundled_model
-from bipft_compress.record import RECORD
+from bipft_compress.jobs.pretrain import pretrain
 from bipft_compress.reporting.build import report_from_config
 from bipft_compress.tasks.sts import SentencePairs, spearman
-from bipft_compress.training.loop import unfinished
-from bipft_compress.training.pretrain import pretrain
+from bipft_compress.training.workspace import unfinished
 
 FULL = "full-precision"
 RECIPES = ("default", "baseline", "bipft-b", "bit", "bibert", "bipft-a", "bit-multistep")
@@ -142,7 +142,7 @@ def run_cell(name: str, seed: int, budget: Budget, places: Places) -> Iterator[s
     if name == FULL:
         if seed == TEACHER_SEED:
             if UNTUNED not in known:
-                original = checkpoint.load_pretrained(budget.checkpoint)
+                original = loading.load_pretrained(budget.checkpoint)
                 yield _measure_untuned(*original, budget, cell)
             for task in missing:
                 yield _teach(task, budget, places)
@@ -162,7 +162,7 @@ def run_cell(name: str, seed: int, budget: Budget, places: Places) -> Iterator[s
             pretrain(start, budget.corpus, trained, resume=unfinished(trained))
         yield "pretrained"
     if UNTUNED not in known:
-        model, tokenizer, _ = checkpoint.load(trained)
+        model, tokenizer, _ = checkpoint.load_trainable(trained)
         yield _measure_untuned(model, tokenizer, budget, cell)
     for task in missing:
         full = places.cell(budget, FULL, TEACHER_SEED).models
@@ -227,7 +227,7 @@ def read_results(
     names: list[str], seeds: list[int], budget: Budget, places: Places
 ) -> list[Result]:
     """What is there of each recipe, its savings beside it."""
-    config = checkpoint.load_config(budget.checkpoint)
+    config = loading.load_config(budget.checkpoint)
     results = []
     for name in names:
         measurements = {task: budget.measurement(name, task) for task in budget.tasks}

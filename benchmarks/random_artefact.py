@@ -9,10 +9,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, PretrainedConfig, PreTrainedTokenizerFast
 
-from bipft_compress import Recipe, checkpoint
-from bipft_compress.convert.swap import swap
-from bipft_compress.record import Record
-from bipft_compress.runtime.artefact import write_artefact
+from bipft_compress import Recipe, loading
+from bipft_compress.checkpoint.artefact import write_artefact
+from bipft_compress.checkpoint.record import Record
+from bipft_compress.structure.swap import swap
 
 
 def bert_base() -> BertConfig:
@@ -29,7 +29,7 @@ def write_random_artefact(directory: Path, config: PretrainedConfig, recipe: Rec
         recipe: what is binary, and which estimators there are.
     """
     torch.manual_seed(0)
-    model = checkpoint.model_from_config(config)
+    model = loading.model_from_config(config)
     encoder, decisions = swap(model, recipe)
     state = model.state_dict()
     for name, tensor in state.items():

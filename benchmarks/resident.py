@@ -17,8 +17,8 @@ from rich.table import Table
 
 from bipft_compress import Recipe
 from bipft_compress.benchmarking.resident import resident_bytes
+from bipft_compress.checkpoint.record import WEIGHTS
 from bipft_compress.cli import set_up
-from bipft_compress.record import WEIGHTS
 
 
 def main() -> None:

@@ -20,11 +20,11 @@ from rich.table import Table
 from torch import nn
 
 from bipft_compress import Recipe
-from bipft_compress.checkpoint import load_pretrained
-from bipft_compress.convert.swap import swap
 from bipft_compress.demo import bundled_model
 from bipft_compress.families import describe
+from bipft_compress.loading import load_pretrained
 from bipft_compress.provenance import machine
+from bipft_compress.structure.swap import swap
 from bipft_compress.training.distillation import Distillation
 
 

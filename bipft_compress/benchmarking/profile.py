@@ -1,7 +1,7 @@
 """Where the time of a packed model's forward pass goes, and how far it is from the limit.
 
 Modules are timed inside the pass, so that their times and what lies between them add up to it. A
-layer is one operator: the products of its linears run again alone, on as many weights as the model
+block is one operator: the products of its linears run again alone, on as many weights as the model
 has, and those of attention are counted at their rate.
 """
 
@@ -16,17 +16,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bipft_compress import checkpoint
+from bipft_compress import loading
 from bipft_compress.benchmarking.peers import torch_call
 from bipft_compress.benchmarking.timing import Call, interleaved, ratio, torch_threads
-from bipft_compress.counting import ModelShape, read_shape
+from bipft_compress.checkpoint.artefact import read_recipe
+from bipft_compress.counting import ModelShape, count_operations, read_shape
 from bipft_compress.families import get_module
 from bipft_compress.reporting import Profile
 from bipft_compress.reporting.schema import STAGES
-from bipft_compress.runtime.artefact import read_recipe
-from bipft_compress.runtime.layer import CompiledLayer
+from bipft_compress.runtime.block import PackedBlock
 from bipft_compress.runtime.model import Skeleton
-from bipft_compress.runtime.native import kernels, register_rate
+from bipft_compress.runtime.native import REFERENCE, kernels, register_rate
 from bipft_compress.runtime.ops import prepare_weights, row_bytes
 
 
@@ -36,7 +36,7 @@ def packed_shape(directory: str | Path, batch: int, length: int) -> ModelShape:
     Raises:
         CheckpointError: not a packed artefact.
     """
-    skeleton = Skeleton(checkpoint.load_config(directory), read_recipe(Path(directory)))
+    skeleton = Skeleton(loading.load_config(directory), read_recipe(Path(directory)))
     nn.Module.to(skeleton.model, "meta")
     return read_shape(skeleton.model, skeleton.encoder, batch, length)
 
@@ -54,16 +54,17 @@ def profile(
         rounds: passes; each is followed by its products alone and a measurement of the limit.
 
     Returns:
-        None where a layer runs on the reference: there is no limit to compare it with.
+        None where a block runs on the reference: there is no limit to compare it with.
     """
-    layers = [get_module(model, f"{layer.path}.packed") for layer in shape.layers]
-    first = layers[0]
-    if not isinstance(first, CompiledLayer):
+    blocks = [get_module(model, layer.block) for layer in shape.layers]
+    paths = {block.path for block in blocks if isinstance(block, PackedBlock)}
+    if len(paths) != 1 or REFERENCE in paths:
         return None
-    path, (linear, attention) = first.path, _binary_macs(shape)
+    path, (linear, attention) = paths.pop(), _binary_macs(shape)
     macs, products = linear + attention, _products(shape, path)
     rates: list[float] = []
-    with torch_threads(threads), _timed(_groups(model, shape) | {"layers": layers}) as stages:
+    groups = _groups(model, shape) | {"layers": blocks}
+    with torch_threads(threads), _timed(model, groups) as stages:
         calls: dict[str, Call] = {
             "pass": torch_call(model, ids, torch.ones_like(ids)),
             "products": lambda: [product() for product in products],
@@ -113,16 +114,12 @@ def product_call(count: int, width: int, out: int, path: str) -> Call:
 
 def _binary_macs(shape: ModelShape) -> tuple[int, int]:
     """Multiply-accumulates of one bit by one, in linears and in attention."""
-    linear = sum(
-        shape.tokens * linear.inputs * linear.outputs * linear.bits
-        for layer in shape.layers
-        for linear in layer.linears.values()
-    )
-    attention = sum(
-        2 * shape.tokens * shape.length * part.width * part.bits * part.key_value_bits
-        for part in (layer.attention for layer in shape.layers)
-    )
-    return linear, attention
+    macs = {"linear": 0, "attention": 0}
+    for part in count_operations(shape).parts:
+        left, _, right = part.bits.partition("x")
+        if part.kind in macs and right:
+            macs[part.kind] += part.macs * int(left) * int(right)
+    return macs["linear"], macs["attention"]
 
 
 def _products(shape: ModelShape, path: str) -> list[Call]:
@@ -130,8 +127,9 @@ def _products(shape: ModelShape, path: str) -> list[Call]:
     return [
         call
         for layer in shape.layers
-        for linear in layer.linears.values()
-        for call in [product_call(shape.tokens, linear.inputs, linear.outputs, path)] * linear.bits
+        for linear, bits in layer.binary_linears()
+        for call in [product_call(shape.tokens, linear.inputs, linear.outputs, path)]
+        * (bits.bits * layer.calls)
     ]
 
 
@@ -139,34 +137,38 @@ def _groups(model: nn.Module, shape: ModelShape) -> dict[str, list[nn.Module]]:
     """Stage to its modules, for those outside the layers."""
     paths = {part.kind: part.path for part in shape.outside if part.kind == "pooler"}
     paths["embeddings"] = shape.tables[0].path
-    return {kind: [get_module(model, path.rpartition(".")[0])] for kind, path in paths.items()}
+    return {kind: [get_module(model, _around(path, shape))] for kind, path in paths.items()}
+
+
+def _around(path: str, shape: ModelShape) -> str:
+    """The module that a part belongs to, or the part itself where that is the whole encoder."""
+    owner = path.rpartition(".")[0]
+    whole = not owner or shape.layers[0].path.startswith(f"{owner}.")
+    return path if whole else owner
 
 
 @contextmanager
-def _timed(groups: Mapping[str, Sequence[nn.Module]]) -> Iterator[dict[str, list[float]]]:
-    """Seconds that groups of modules take together in each pass, by name."""
+def _timed(
+    model: nn.Module, groups: Mapping[str, Sequence[nn.Module]]
+) -> Iterator[dict[str, list[float]]]:
+    """Seconds that groups of modules take together in each pass of `model`, by name."""
     seconds: dict[str, list[float]] = {name: [] for name in groups}
 
-    def starts(name: str, *, first: bool) -> Callable[..., None]:
+    def begin(*_: object) -> None:
+        for values in seconds.values():
+            values.append(0.0)
+
+    def add(name: str, sign: int) -> Callable[..., None]:
         def hook(*_: object) -> None:
-            if first:
-                seconds[name].append(0.0)
-            seconds[name][-1] -= time.perf_counter()
+            seconds[name][-1] += sign * time.perf_counter()
 
         return hook
 
-    def ends(name: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            seconds[name][-1] += time.perf_counter()
-
-        return hook
-
-    handles = []
+    handles = [model.register_forward_pre_hook(begin)]
     for name, modules in groups.items():
         for module in modules:
-            before = starts(name, first=module is modules[0])
-            handles.append(module.register_forward_pre_hook(before))
-            handles.append(module.register_forward_hook(ends(name)))
+            handles.append(module.register_forward_pre_hook(add(name, -1)))
+            handles.append(module.register_forward_hook(add(name, 1)))
     try:
         yield seconds
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,18 +14,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bipft_compress import checkpoint
+from bipft_compress import loading
 from bipft_compress.benchmarking.peers import PYTORCH, Original, Ready, prepare, torch_call
 from bipft_compress.benchmarking.profile import packed_shape, profile
 from bipft_compress.benchmarking.resident import resident_bytes
 from bipft_compress.benchmarking.timing import interleaved, ratio, torch_threads
+from bipft_compress.checkpoint import load
+from bipft_compress.checkpoint.artefact import is_packed
+from bipft_compress.checkpoint.record import WEIGHTS, Record
 from bipft_compress.errors import CheckpointError, UserError
 from bipft_compress.families import max_sequence_length
 from bipft_compress.provenance import machine
-from bipft_compress.record import WEIGHTS, Record
 from bipft_compress.reporting import Measured, MeasuredSystem
-from bipft_compress.runtime.artefact import is_packed
-from bipft_compress.runtime.model import load
+from bipft_compress.runtime.block import PackedBlock
 from bipft_compress.runtime.native import chosen_path
 
 if TYPE_CHECKING:
@@ -121,6 +124,7 @@ class Bench:
             threads=setting.threads,
             rounds=setting.rounds,
             path=chosen_path(),
+            blocks=dict(Counter(block.path for block in _blocks(self.packed))),
             machine=computer,
             torch_version=torch.__version__,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -130,16 +134,20 @@ class Bench:
         )
 
 
+def _blocks(packed: PreTrainedModel) -> Iterator[PackedBlock]:
+    return (module for module in packed.modules() if isinstance(module, PackedBlock))
+
+
 def _original(directory: Path, record: Record) -> tuple[PreTrainedModel, str, bool]:
     """The original, or where it is gone a model of its shape; what it is; whether it is trained."""
     name = "/".join(Path(record.teacher).parts[-2:])
     try:
-        model, _ = checkpoint.load_pretrained(
+        model, _ = loading.load_pretrained(
             record.teacher, mlm_head=record.recipe.objective.fresh_mlm_head
         )
         described, trained = f"{name}, with its own weights", True
     except CheckpointError:
-        model = checkpoint.model_from_config(checkpoint.load_config(directory))
+        model = loading.model_from_config(loading.load_config(directory))
         described, trained = f"an untrained model of its shape, as {name} is not there", False
     if model._supports_sdpa:
         model.set_attn_implementation("sdpa")

@@ -9,6 +9,14 @@ the like 8. Constants below are FLOPs an element, each written as the sum it com
 
 from __future__ import annotations
 
+from bipft_compress.spec import NormSpec
+
+FULL_PRECISION_BITS = 32
+"""Width of an operand in full precision."""
+
+BITS_A_FLOP = 64
+"""Products of one bit by one that count as one product in full precision."""
+
 ADD = SUBTRACT = MULTIPLY = COMPARE = 1
 DIVIDE = SQUARE_ROOT = 4
 EXP = ERF = TANH = 8
@@ -23,6 +31,20 @@ LAYER_NORM = (
     + ADD  # bias
 )
 """7; the square root and the division of a row are shared by its elements and neglected."""
+
+RMS_NORM = (
+    MULTIPLY  # square
+    + ADD  # sum for the mean square
+    + MULTIPLY  # by the reciprocal root
+    + MULTIPLY  # gain
+)
+"""4; the square root and the division of a row are neglected as above."""
+
+AFFINE = MULTIPLY + ADD
+"""2: MobileBERT's gain and bias."""
+
+ROTARY = MULTIPLY + MULTIPLY + ADD
+"""3 a number: ``x * cos + turned * sin``; the change of sign is part of the sine."""
 
 GELU = MULTIPLY + ERF + ADD + MULTIPLY + MULTIPLY
 """12: ``0.5 * x * (1 + erf(x / sqrt 2))``."""
@@ -43,6 +65,9 @@ SOFTMAX = (
 TABLE_SOFTMAX = ADD + ADD
 """2 a score, mask and sum, where a score is one of few integers and its exponential a table."""
 
+BIASED_TABLE_SOFTMAX = TABLE_SOFTMAX + MULTIPLY
+"""3 a score, where a bias by distance is added: its exponential is a table too, and multiplied."""
+
 FLOAT_OUTPUT = MULTIPLY + ADD
 """2: an accumulator that is needed in floating point is scaled and gets its bias or estimate."""
 
@@ -51,9 +76,20 @@ _MONOTONE = {"relu", "relu6", "tanh", "sigmoid", "linear"}
 
 def product(macs: int, left_bits: int = 32, right_bits: int = 32) -> float:
     """FLOPs of `macs` multiply-accumulates of operands of these widths; 32 is full precision."""
-    if left_bits == right_bits == 32:
+    if left_bits == right_bits == FULL_PRECISION_BITS:
         return 2.0 * macs
-    return 2.0 * macs * left_bits * right_bits / 64
+    return 2.0 * macs * left_bits * right_bits / BITS_A_FLOP
+
+
+def norm(spec: NormSpec) -> int:
+    """FLOPs an element of a normalisation."""
+    match spec.kind:
+        case "layer":
+            return LAYER_NORM if spec.bias else LAYER_NORM - ADD
+        case "rms":
+            return RMS_NORM
+        case "affine":
+            return AFFINE
 
 
 def activation(name: str) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bipft_compress.counting.schema import ByteCount, Memory, MemoryPart
-from bipft_compress.families import Encoder
+from bipft_compress.families import Encoder, get_module
 from bipft_compress.nn import (
     BinaryAttention,
     BinaryLinear,
@@ -21,6 +22,7 @@ from bipft_compress.nn import (
     SignEmbedding,
 )
 from bipft_compress.recipe import Recipe
+from bipft_compress.storage.plan import Storage, storage_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 FULL_BYTES = 4
 """Bytes of a number in full precision."""
 
-ROW_SCALE_BITS = 16
-"""Bits of the scale of a row that is rounded or coded."""
+ADDED = ("vectors", "estimators", "attention_positions")
+"""Kinds that hold numbers of the binary model alone."""
 
 LEFT_OUT = (
     "The file's header, names of tensors and alignment; tokenizer files.",
@@ -39,15 +41,19 @@ LEFT_OUT = (
 """What the byte counts leave out, in sentences."""
 
 
-def count_memory(model: PreTrainedModel, encoder: Encoder, recipe: Recipe) -> Memory:
+def count_memory(
+    model: PreTrainedModel, encoder: Encoder, recipe: Recipe, parameters: int
+) -> Memory:
     """Bytes of every stored tensor of a swapped model; weights that are shared count once.
 
     Args:
-        model: after `convert.swap`; only shapes are read.
+        model: after `structure.swap`; only shapes are read.
         encoder: the parts of `model`.
         recipe: bits of what the modules keep as plain tensors (`kept`, `estimators.bits`).
+        parameters: numbers of the original model, shared ones once.
     """
-    parts = [*_parts(model, encoder, recipe)]
+    parts = [*_stored(model, encoder, recipe)]
+    parts += _not_stored(encoder, parameters, parts)
     full = sum(part.full_precision_bytes for part in parts)
     compressed = sum(part.compressed_bytes for part in parts)
     return Memory(
@@ -65,149 +71,175 @@ def packed(rows: int, columns: int, bits: int) -> int:
     return rows * -(-columns * bits // 8)
 
 
-def _part(
-    name: str, kind: str, numbers: int, full_numbers: int, compressed: int, note: str = ""
-) -> MemoryPart:
-    return MemoryPart(
+@dataclass(frozen=True)
+class _Label:
+    """The part that a stored tensor is counted in.
+
+    Attributes:
+        name: as in `MemoryPart`, like `kind` and `note`.
+        kind: see there.
+        note: see there.
+        original: numbers of the original that it stands for.
+    """
+
+    name: str
+    kind: str
+    note: str
+    original: int
+
+
+@dataclass
+class _Sum:
+    """Tensors of one part, added up."""
+
+    kind: str
+    note: str
+    numbers: int = field(default=0)
+    original: int = field(default=0)
+    stored_bytes: int = field(default=0)
+
+
+def _stored(model: PreTrainedModel, encoder: Encoder, recipe: Recipe) -> Iterator[MemoryPart]:
+    biases = {f"{path}.bias" for path, linear in encoder.linears() if linear.bias}
+    base = {id(module) for module in model.base_model.modules()}
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    sums: dict[str, _Sum] = {}
+    for name, storage in storage_plan(model, encoder, recipe).items():
+        owner, tensor = name.rpartition(".")[0], tensors[name]
+        module = get_module(model, owner)
+        label = _known(name, tensor, module, biases) or _rounded(name, tensor, module, encoder)
+        if label is None:
+            label = _kept(name, tensor, storage, encoder, in_base=id(module) in base)
+        part = sums.setdefault(label.name, _Sum(label.kind, label.note))
+        part.numbers += tensor.numel()
+        part.original += label.original
+        part.stored_bytes += _bytes(tensor, storage)
+    for part_name, part in sums.items():
+        numbers = part.numbers if part.kind in ADDED else part.original
+        yield MemoryPart(
+            name=part_name,
+            kind=part.kind,
+            full_precision_bytes=part.original * FULL_BYTES,
+            compressed_bytes=part.stored_bytes,
+            bits_per_weight=8 * part.stored_bytes / numbers if numbers else None,
+            note=part.note,
+        )
+
+
+def _bytes(tensor: Tensor, storage: Storage) -> int:
+    """Packed bytes of a tensor: numbers one after the other, all else in rows of whole bytes."""
+    numbers = tensor.numel()
+    if storage.code == "number":
+        return packed(1, numbers, storage.bits)
+    columns = tensor.shape[-1]
+    return packed(numbers // columns, columns, storage.bits)
+
+
+def _known(name: str, tensor: Tensor, module: nn.Module, biases: set[str]) -> _Label | None:
+    """Part of a tensor of this package's modules; None for any other.
+
+    Args:
+        name: of the tensor.
+        tensor: of which only the shape is read.
+        module: that holds it.
+        biases: names of the biases that the original has too.
+    """
+    owner, _, attribute = name.rpartition(".")
+    numbers = tensor.numel()
+    match module:
+        case BinaryLinear() if attribute == "weight":
+            return _Label(name, "linear_weights", "1 bit", numbers)
+        case BinaryLinear():
+            note = "bias, weight scales, shifts, activation scale"
+            return _Label(f"{owner} (vectors)", "vectors", note, numbers * (name in biases))
+        case BinaryAttention() if attribute in ("position_key", "position_query"):
+            return _Label(name, "attention_positions", "1 bit", 0)
+        case BinaryAttention():
+            return _Label(owner, "vectors", "shifts and scales of heads", 0)
+        case LowRankEstimator() | HeadwiseEstimator() | SharedEstimator():
+            return _Label(owner, "estimators", f"rank {module.rank}", 0)
+        case SignEmbedding():
+            stands_for = numbers if attribute == "latent" else 0
+            return _Label(owner, "word_embeddings", "1 bit, one scale a row", stands_for)
+        case FrequencyAwareEmbedding():
+            return _frequency_aware(owner, attribute, module)
+    embedding, _, child = owner.rpartition(".")
+    if isinstance(module, RowRounding) and child == "rounding":
+        return _Label(f"{embedding} (frequent rows)", "word_embeddings", "", 0)
+    if isinstance(module, RowRounding) and child == "centroid_rounding":
+        return _Label(f"{embedding} (rare rows)", "word_embeddings", "", 0)
+    return None
+
+
+def _frequency_aware(owner: str, attribute: str, module: FrequencyAwareEmbedding) -> _Label:
+    """Part of a tensor of the embedding itself; its scales, which come later, have no note."""
+    frequent = module.frequent_rows * module.embedding_dim
+    if attribute in ("frequent", "is_frequent"):
+        note = f"{module.FREQUENT_BITS} bits, one scale a row; one bit a word says which rows"
+        original = frequent if attribute == "frequent" else 0
+        return _Label(f"{owner} (frequent rows)", "word_embeddings", note, original)
+    note = f"one byte for {module.subvector} numbers, and the centroids"
+    rare = module.num_embeddings * module.embedding_dim - frequent
+    original = rare if attribute == "codes" else 0
+    return _Label(f"{owner} (rare rows)", "word_embeddings", note, original)
+
+
+def _rounded(name: str, tensor: Tensor, module: nn.Module, encoder: Encoder) -> _Label | None:
+    """Part of a weight whose rows are rounded, or of their scales; None for any other."""
+    if not isinstance(module, (parametrize.ParametrizationList, RowRounding)):
+        return None
+    owner = name.partition(".parametrizations")[0]
+    kind = "pooler" if owner == encoder.pooler else "position_embeddings"
+    if isinstance(module, RowRounding):
+        bits, original = module.bits, 0
+    else:
+        rounding = module[0]
+        assert isinstance(rounding, RowRounding)
+        bits, original = rounding.bits, tensor.numel()
+    return _Label(f"{owner}.weight", kind, f"{bits} bits, one scale a row", original)
+
+
+def _kept(
+    name: str, tensor: Tensor, storage: Storage, encoder: Encoder, *, in_base: bool
+) -> _Label:
+    """Part of a tensor that stays as it is; `in_base`: it belongs to the encoder, not to a head."""
+    owner, _, attribute = name.rpartition(".")
+    layers = tuple(f"{layer.path}." for layer in encoder.layers)
+    kind = "head"
+    if owner == encoder.word_embeddings:
+        kind = "word_embeddings"
+    elif owner in encoder.embeddings_kept:
+        kind = "position_embeddings"
+    elif owner == encoder.pooler and attribute == "weight":
+        kind = "pooler"
+    elif tensor.dim() == 1:
+        kind = "vectors"
+    elif in_base and name.startswith(layers):
+        kind = "kept"
+    return _Label(name, kind, f"{storage.bits} bits", tensor.numel())
+
+
+def _not_stored(
+    encoder: Encoder, parameters: int, parts: Iterable[MemoryPart]
+) -> Iterator[MemoryPart]:
+    """Numbers of the original that nothing stored stands for, where there are any."""
+    stored = sum(part.full_precision_bytes for part in parts)
+    missing = parameters * FULL_BYTES - stored
+    if not missing:
+        return
+    name, kind = "fixed table of positions", "position_embeddings"
+    note = "follows from the configuration: not stored"
+    if any(layer.spec.attention.relative for layer in encoder.layers):
+        name, kind = "table of distances, with its projections and norm", "attention_positions"
+        note = "folded into keys and queries of positions"
+    yield MemoryPart(
         name=name,
         kind=kind,
-        full_precision_bytes=full_numbers * FULL_BYTES,
-        compressed_bytes=compressed,
-        bits_per_weight=8 * compressed / numbers if numbers else None,
+        full_precision_bytes=missing,
+        compressed_bytes=0,
+        bits_per_weight=0,
         note=note,
     )
-
-
-def _parts(model: PreTrainedModel, encoder: Encoder, recipe: Recipe) -> Iterator[MemoryPart]:
-    seen: set[int] = set()
-    done: tuple[str, ...] = ()
-    for path, module in model.named_modules():
-        if done and path.startswith(done):
-            continue
-        known = [*_known(path, module, recipe)]
-        if not known and parametrize.is_parametrized(module, "weight"):
-            known = [*_rounded(path, module, encoder, recipe)]
-        if known:
-            # A layer shared between two places is stored, and counted, once.
-            if id(module) not in seen:
-                yield from known
-            seen.add(id(module))
-            done = (*done, f"{path}.")
-            continue
-        yield from _plain(path, module, encoder, recipe, seen)
-
-
-def _known(path: str, module: nn.Module, recipe: Recipe) -> Iterator[MemoryPart]:
-    """Parts of a module of this package; none for any other."""
-    vectors = recipe.kept.vectors
-    if isinstance(module, BinaryLinear):
-        rows, columns = module.out_features, module.in_features
-        weights = rows * columns
-        yield _part(
-            f"{path}.weight", "linear_weights", weights, weights, packed(rows, columns, 1), "1 bit"
-        )
-        numbers = 2 * rows + columns + 1
-        yield _part(
-            f"{path} (vectors)",
-            "vectors",
-            numbers,
-            rows,
-            packed(1, numbers, vectors),
-            "bias, weight scales, shifts, activation scale",
-        )
-        yield from _estimator(f"{path}.estimator", module.estimator, recipe)
-    elif isinstance(module, BinaryAttention):
-        numbers = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        yield _part(
-            path, "vectors", numbers, 0, packed(1, numbers, vectors), "shifts and scales of heads"
-        )
-        yield from _estimator(f"{path}.score_estimator", module.score_estimator, recipe)
-        yield from _estimator(f"{path}.context_estimator", module.context_estimator, recipe)
-        yield from _estimator(f"{path}.shared_estimator", module.shared_estimator, recipe)
-    elif isinstance(module, SignEmbedding):
-        rows, columns = module.num_embeddings, module.embedding_dim
-        size = packed(rows, columns, 1) + packed(rows, 1, ROW_SCALE_BITS)
-        weights = rows * columns
-        yield _part(path, "word_embeddings", weights, weights, size, "1 bit, one scale a row")
-    elif isinstance(module, FrequencyAwareEmbedding):
-        yield from _frequency_aware(path, module)
-
-
-def _estimator(
-    path: str, module: LowRankEstimator | HeadwiseEstimator | SharedEstimator | None, recipe: Recipe
-) -> Iterator[MemoryPart]:
-    if module is None:
-        return
-    numbers = sum(parameter.numel() for parameter in module.parameters())
-    size = packed(1, numbers, recipe.estimators.bits)
-    yield _part(path, "estimators", numbers, 0, size, f"rank {module.rank}")
-
-
-def _frequency_aware(path: str, module: FrequencyAwareEmbedding) -> Iterator[MemoryPart]:
-    columns, frequent = module.embedding_dim, module.frequent_rows
-    rare = module.num_embeddings - frequent
-    rows = packed(frequent, columns, module.FREQUENT_BITS) + packed(frequent, 1, ROW_SCALE_BITS)
-    yield _part(
-        f"{path} (frequent rows)",
-        "word_embeddings",
-        frequent * columns,
-        frequent * columns,
-        rows + packed(1, module.num_embeddings, 1),
-        f"{module.FREQUENT_BITS} bits, one scale a row; one bit a word says which rows",
-    )
-    centroids = module.parts * module.CENTROIDS
-    books = packed(centroids, module.subvector, module.CENTROID_BITS)
-    yield _part(
-        f"{path} (rare rows)",
-        "word_embeddings",
-        rare * columns,
-        rare * columns,
-        rare * module.parts + books + packed(centroids, 1, ROW_SCALE_BITS),
-        f"one byte for {module.subvector} numbers, and the centroids",
-    )
-
-
-def _rounded(
-    path: str, module: nn.Module, encoder: Encoder, recipe: Recipe
-) -> Iterator[MemoryPart]:
-    chain = module.parametrizations["weight"]  # type: ignore[index]
-    assert isinstance(chain, parametrize.ParametrizationList)
-    rounding, weight = chain[0], chain.original
-    assert isinstance(rounding, RowRounding)
-    assert isinstance(weight, Tensor)
-    rows, columns = weight.shape
-    size = packed(rows, columns, rounding.bits) + packed(rows, 1, ROW_SCALE_BITS)
-    kind = "pooler" if path == encoder.pooler else "position_embeddings"
-    numbers = rows * columns
-    note = f"{rounding.bits} bits, one scale a row"
-    yield _part(f"{path}.weight", kind, numbers, numbers, size, note)
-    bias = getattr(module, "bias", None)
-    if bias is not None:
-        count = bias.numel()
-        yield _part(f"{path}.bias", "vectors", count, count, packed(1, count, recipe.kept.vectors))
-
-
-def _plain(
-    path: str, module: nn.Module, encoder: Encoder, recipe: Recipe, seen: set[int]
-) -> Iterator[MemoryPart]:
-    """Parameters that stay numbers, at the bits the recipe keeps them at."""
-    for name, parameter in module.named_parameters(recurse=False):
-        if id(parameter) in seen:
-            continue
-        seen.add(id(parameter))
-        kind, bits = "head", int(recipe.kept.vectors)
-        if path == encoder.word_embeddings:
-            kind, bits = "word_embeddings", 8 * FULL_BYTES
-        elif path in encoder.embeddings_kept:
-            kind, bits = "position_embeddings", recipe.kept.position_embeddings
-        elif path == encoder.pooler and name == "weight":
-            kind, bits = "pooler", recipe.kept.pooler
-        elif parameter.dim() == 1:
-            kind = "vectors"
-        numbers = parameter.numel()
-        size = packed(1, numbers, bits)
-        full_name = f"{path}.{name}" if path else name
-        yield _part(full_name, kind, numbers, numbers, size, f"{bits} bits")
 
 
 def _by_kind(parts: Iterable[MemoryPart]) -> dict[str, ByteCount]:

@@ -1,4 +1,4 @@
-"""The papers' own account: what they would print for this geometry and these bits."""
+"""What papers on binary BERTs print for a geometry and bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ LEFT_OUT = (
     "Estimators, which BiPFT adds to both sums.",
     "Task heads, which differ from task to task (operations).",
     "Weight scales, shifts and activation scales (memory).",
-    "Position and token-type embeddings, the pooler and task heads (compressed memory only).",
+    "Position and token-type embeddings, keys and queries of positions, the pooler, task heads and "
+    "the layers' full-precision parts (compressed memory only).",
     "Packed rows that do not fill whole bytes (memory).",
 )
 
@@ -19,7 +20,7 @@ LEFT_OUT = (
 def papers_convention(shape: ModelShape, vocabulary: int, parameters: int) -> PapersConvention:
     """Operations without estimators, and one bit a weight of encoder linears and word embeddings.
 
-    Biases and LayerNorms are stored in full precision. Reproduces the 22.5 to 0.4 GFLOPs and 418 to
+    Biases and norms are stored in full precision. Reproduces the 22.5 to 0.4 GFLOPs and 418 to
     13.4 MB of BiBERT (Qin et al. 2022) and BiT (Liu et al. 2022) for BERT-base.
 
     Args:
@@ -28,18 +29,17 @@ def papers_convention(shape: ModelShape, vocabulary: int, parameters: int) -> Pa
         parameters: numbers of the original model.
     """
     operations = count_operations(shape.without_estimators().without_heads())
-    linears = [linear for layer in shape.layers for linear in layer.linears.values()]
-    norms = [width for layer in shape.layers for width in layer.norms.values()]
-    norms += [
-        part.outputs for part in shape.outside if part.kind == "embeddings" and not part.inputs
-    ]
+    blocks = [layer.spec for layer in shape.layers]
+    linears = [linear for block in blocks for linear in block.linears()]
+    norms = [norm for block in blocks for norm in block.norms().values()]
+    norms += [part.norm for part in shape.outside if part.norm and part.kind != "head"]
     weights = {
         "linear weights": sum(linear.inputs * linear.outputs for linear in linears),
         "word embeddings": vocabulary * shape.tables[0].width,
     }
     vectors = {
-        "linear biases": sum(linear.outputs for linear in linears),
-        "LayerNorm gains and biases": 2 * sum(norms),
+        "linear biases": sum(linear.outputs for linear in linears if linear.bias),
+        "gains and biases of norms": sum((1 + norm.bias) * norm.width for norm in norms),
     }
     parts = [
         PapersPart(

@@ -5,11 +5,17 @@ from __future__ import annotations
 from bipft_compress.counting import costs
 from bipft_compress.counting.schema import OperationPart
 
+FULL_WIDTHS = f"{costs.FULL_PRECISION_BITS}x{costs.FULL_PRECISION_BITS}"
+"""Widths of the operands of a product in full precision, as `OperationPart.bits` has them."""
+
+FOLDED = "folded into the thresholds of the next codes"
+"""Note on arithmetic that needs none of its own in the binary model."""
+
 
 def product_part(
     name: str, kind: str, macs: int, left_bits: int, right_bits: int, note: str = ""
 ) -> OperationPart:
-    """A product of the teacher that the student computes at these bits."""
+    """A product of the original that the binary model computes at these bits."""
     return OperationPart(
         name=name,
         kind=kind,
@@ -21,12 +27,31 @@ def product_part(
     )
 
 
+def kept_part(name: str, kind: str, macs: int, note: str = "") -> OperationPart:
+    """A product that both models compute in full precision."""
+    bits = costs.FULL_PRECISION_BITS
+    return product_part(name, kind, macs, bits, bits, note)
+
+
+def original_part(name: str, kind: str, macs: int, note: str) -> OperationPart:
+    """A product that only the original computes."""
+    return OperationPart(
+        name=name,
+        kind=kind,
+        bits=FULL_WIDTHS,
+        macs=macs,
+        full_precision=costs.product(macs),
+        compressed=0,
+        note=note,
+    )
+
+
 def estimator_part(name: str, macs: int, note: str) -> OperationPart:
-    """A full-precision product that only the student computes."""
+    """A full-precision product that only the binary model computes."""
     return OperationPart(
         name=name,
         kind="estimator",
-        bits="32x32",
+        bits=FULL_WIDTHS,
         macs=macs,
         full_precision=0,
         compressed=costs.product(macs),
@@ -37,7 +62,7 @@ def estimator_part(name: str, macs: int, note: str) -> OperationPart:
 def elementwise_part(
     name: str, kind: str, full: int, compressed: int, note: str = ""
 ) -> OperationPart:
-    """Arithmetic outside products, in FLOPs of the teacher and of the student."""
+    """Arithmetic outside products, in FLOPs of the original and of the binary model."""
     return OperationPart(
         name=name,
         kind=kind,
@@ -60,4 +85,20 @@ def codes_part(name: str, values: int, comparisons: int, *, is_float: bool) -> O
         compressed=costs.COMPARE * total if is_float else 0,
         integer_comparisons=0 if is_float else total,
         note=note,
+    )
+
+
+def repeated(part: OperationPart, calls: int) -> OperationPart:
+    """The same, of a module that a forward pass runs `calls` times."""
+    if calls == 1:
+        return part
+    note = f"{part.note}; " if part.note else ""
+    return part.model_copy(
+        update={
+            "macs": calls * part.macs,
+            "full_precision": calls * part.full_precision,
+            "compressed": calls * part.compressed,
+            "integer_comparisons": calls * part.integer_comparisons,
+            "note": f"{note}runs {calls} times",
+        }
     )

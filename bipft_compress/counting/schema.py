@@ -7,12 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field
 OPERATION_KINDS = {
     "linear": "linear layers",
     "attention": "attention products",
+    "positions": "positions in attention",
     "estimator": "estimators",
     "softmax": "softmax",
     "activation": "activation function",
-    "layer_norm": "LayerNorm",
+    "layer_norm": "norms",
     "epilogue": "scales, biases, residual adds",
     "thresholds": "coding activations",
+    "kept": "layers' full-precision parts",
     "embeddings": "embeddings",
     "pooler": "pooler",
     "head": "task head",
@@ -21,8 +23,10 @@ OPERATION_KINDS = {
 
 MEMORY_KINDS = {
     "linear_weights": "linear weights",
+    "attention_positions": "position keys and queries",
     "estimators": "estimators",
-    "vectors": "biases, scales, shifts, LayerNorms",
+    "vectors": "biases, scales, shifts, norms",
+    "kept": "layers' full-precision parts",
     "word_embeddings": "word embeddings",
     "position_embeddings": "position and type embeddings",
     "pooler": "pooler",
@@ -42,8 +46,8 @@ class OperationPart(Strict):
 
     name: str = Field(description="Module path, with what it does in brackets.")
     kind: str = Field(
-        description="linear, attention, estimator, softmax, activation, layer_norm, epilogue, "
-        "thresholds, embeddings, pooler or head."
+        description="linear, attention, positions, estimator, softmax, activation, layer_norm, "
+        "epilogue, thresholds, kept, embeddings, pooler or head."
     )
     bits: str = Field(
         description="Widths of the compressed product's operands as 1x1, or 32x32 for full "
@@ -89,8 +93,8 @@ class MemoryPart(Strict):
 
     name: str = Field(description="Module path, with what it is in brackets.")
     kind: str = Field(
-        description="linear_weights, word_embeddings, position_embeddings, pooler, head, "
-        "estimators or vectors."
+        description="linear_weights, attention_positions, estimators, vectors, kept, "
+        "word_embeddings, position_embeddings, pooler or head."
     )
     full_precision_bytes: int = Field(ge=0, description="In the original.")
     compressed_bytes: int = Field(ge=0, description="In the packed model.")
@@ -119,7 +123,7 @@ class Memory(Strict):
 
 
 class PapersPart(Strict):
-    """One line of the papers' own account."""
+    """One term of `PapersConvention`."""
 
     name: str = Field(description="What it is.")
     operations_full_precision: float | None = Field(None, description="FLOPs.")

@@ -1,98 +1,93 @@
-"""What there is to count: the shape of a binary model, read from its modules."""
+"""What the counts read: the blocks' descriptions, and the bits and ranks of the swapped modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
-
-from bipft_compress.convert.attach import attached
-from bipft_compress.errors import UnsupportedModelError
-from bipft_compress.families import Encoder, get_module
-from bipft_compress.nn import BinaryAttention, BinaryLinear, CompressedEmbedding, TiedDecoder
+from bipft_compress.counting.surroundings import OutsideShape, TableShape, read_surroundings
+from bipft_compress.families import Encoder, EncoderLayer, get_module
+from bipft_compress.nn import BinaryAttention, BinaryLinear
+from bipft_compress.spec import BlockSpec, LinearSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class LinearShape:
-    """A binary linear layer; `bits` are those of its input."""
+class LinearBits:
+    """Bits of a binary linear's input, and the rank of its estimator; 0 for none."""
 
-    path: str
-    inputs: int
-    outputs: int
     bits: int
     rank: int
 
 
 @dataclass(frozen=True)
-class AttentionShape:
-    """A binary attention."""
+class AttentionBits:
+    """Bits and ranks of a binary attention.
 
-    path: str
-    heads: int
-    head_dim: int
+    Attributes:
+        bits: of queries and probabilities.
+        key_value_bits: of keys and values.
+        score_rank: of the estimator of scores; 0 for none.
+        context_rank: of the estimator of the context; 0 for none.
+        boolean: Bi-Attention, without softmax.
+        from_hidden: the estimators read the hidden states, for all heads at once.
+    """
+
     bits: int
     key_value_bits: int
     score_rank: int
     context_rank: int
-    boolean: bool = False
-    """Bi-Attention, without softmax."""
-    hidden_size: int = 0
-    """Width of the hidden states, where the estimators read them; 0 where they read heads."""
-
-    @property
-    def width(self) -> int:
-        """Width of all heads together."""
-        return self.heads * self.head_dim
+    boolean: bool
+    from_hidden: bool
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """An encoder layer; `linears` by kind, `norms` by path with their widths."""
+    """An encoder layer.
 
-    path: str
-    linears: dict[str, LinearShape]
-    attention: AttentionShape
-    norms: dict[str, int]
-
-
-@dataclass(frozen=True)
-class TableShape:
-    """An embedding table; `scaled` where a row is decoded with a multiplication."""
-
-    path: str
-    width: int
-    scaled: bool
-
-
-@dataclass(frozen=True)
-class OutsideShape:
-    """A module outside the encoder layers that computes: `rows` outputs of width `outputs`.
-
-    `inputs` is 0 for a LayerNorm; `kind` is ``embeddings``, ``pooler`` or ``head``.
+    Attributes:
+        path: from the model's root.
+        calls: how often a forward pass runs it.
+        spec: of its block.
+        linears: name of each of the block's linears to its bits.
+        attention: bits of the attention.
     """
 
     path: str
-    kind: str
-    inputs: int
-    outputs: int
-    rows: int
-    bias: bool
+    calls: int
+    spec: BlockSpec
+    linears: dict[str, LinearBits]
+    attention: AttentionBits
+
+    @property
+    def block(self) -> str:
+        """Path of the block."""
+        return f"{self.path}.block"
+
+    def binary_linears(self) -> Iterator[tuple[LinearSpec, LinearBits]]:
+        """Description and bits of every linear."""
+        for linear in self.spec.linears():
+            yield linear, self.linears[linear.name]
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Everything the counts depend on, for `batch` sequences of `length` tokens."""
+    """Everything that the counts depend on, for `batch` sequences of `length` tokens.
+
+    Attributes:
+        batch: sequences.
+        length: tokens of a sequence.
+        tables: embeddings, the words' first.
+        layers: those that are stored, each once.
+        outside: what computes outside the blocks.
+    """
 
     batch: int
     length: int
-    activation: str
     tables: tuple[TableShape, ...]
     layers: tuple[LayerShape, ...]
     outside: tuple[OutsideShape, ...]
@@ -102,12 +97,24 @@ class ModelShape:
         """Tokens of all sequences."""
         return self.batch * self.length
 
+    def pairs(self, window: int | None) -> int:
+        """Pairs of a query and a key that it attends to, of all sequences, for one head.
+
+        Args:
+            window: largest distance of the two; None for no limit.
+        """
+        length = self.length
+        if window is None or window >= length - 1:
+            return self.batch * length**2
+        # Every query has 2 window + 1 keys; windows of the outermost reach beyond the sequence.
+        return self.batch * (length * (2 * window + 1) - window * (window + 1))
+
     def without_estimators(self) -> ModelShape:
         """The same model with every estimator left out."""
         layers = tuple(
             replace(
                 layer,
-                linears={k: replace(linear, rank=0) for k, linear in layer.linears.items()},
+                linears={name: replace(bits, rank=0) for name, bits in layer.linears.items()},
                 attention=replace(layer.attention, score_rank=0, context_rank=0),
             )
             for layer in self.layers
@@ -123,8 +130,8 @@ def read_shape(model: PreTrainedModel, encoder: Encoder, batch: int, length: int
     """The shape of a swapped model on the meta device.
 
     Args:
-        model: after `convert.swap`, all of it on the meta device; it is run once, which costs
-            nothing there and tells how often each module outside the encoder layers is used.
+        model: after `structure.swap`, all of it on the meta device; it is run once, which costs
+            nothing there and tells what runs outside the blocks.
         encoder: the parts of `model`.
         batch: sequences.
         length: tokens of a sequence.
@@ -132,135 +139,42 @@ def read_shape(model: PreTrainedModel, encoder: Encoder, batch: int, length: int
     Raises:
         UnsupportedModelError: the model does not run on token ids alone.
     """
+    calls = Counter(encoder.calls)
+    tables, outside = read_surroundings(model, encoder, batch, length)
     return ModelShape(
         batch=batch,
         length=length,
-        activation=encoder.activation,
-        tables=_tables(model, encoder),
-        layers=tuple(_layer(model, encoder, index) for index in range(len(encoder.layers))),
-        outside=_outside(model, encoder, batch, length),
+        tables=tables,
+        layers=tuple(
+            _layer(model, layer, calls[number]) for number, layer in enumerate(encoder.layers)
+        ),
+        outside=outside,
     )
 
 
-def _tables(model: PreTrainedModel, encoder: Encoder) -> tuple[TableShape, ...]:
-    tables = []
-    for path in (encoder.word_embeddings, *encoder.embeddings_kept):
-        module = get_module(model, path)
-        width: Any = module.embedding_dim
-        scaled = isinstance(module, CompressedEmbedding) or parametrize.is_parametrized(module)
-        tables.append(TableShape(path, width, scaled))
-    return tuple(tables)
-
-
-def _layer(model: PreTrainedModel, encoder: Encoder, index: int) -> LayerShape:
-    parts = encoder.layers[index]
+def _layer(model: PreTrainedModel, layer: EncoderLayer, calls: int) -> LayerShape:
     linears = {}
-    for kind, path in parts.linears.items():
+    for path, spec in layer.linears():
         linear = get_module(model, path)
         assert isinstance(linear, BinaryLinear)
-        linears[kind] = LinearShape(
-            path, linear.in_features, linear.out_features, linear.bits, linear.rank
-        )
-    norms = {
-        f"{parts.path}.{name}": _norm_width(module)
-        for name, module in get_module(model, parts.path).named_modules()
-        if isinstance(module, nn.LayerNorm)
-    }
-    attention = _attention(parts.attention, attached(model, encoder, index))
-    return LayerShape(parts.path, linears, attention, norms)
+        linears[spec.name] = LinearBits(linear.bits, linear.rank)
+    attention = get_module(model, layer.attention)
+    assert isinstance(attention, BinaryAttention)
+    return LayerShape(layer.path, calls, layer.spec, linears, _attention(attention))
 
 
-def _attention(path: str, module: BinaryAttention) -> AttentionShape:
-    scores, context, shared = (
-        module.score_estimator,
-        module.context_estimator,
-        module.shared_estimator,
-    )
+def _attention(module: BinaryAttention) -> AttentionBits:
+    scores, context = module.score_estimator, module.context_estimator
+    shared = module.shared_estimator
     score_rank = 0 if scores is None else scores.rank
     context_rank = 0 if context is None else context.rank
     if shared is not None:
         score_rank, context_rank = shared.score_rank, shared.context_rank
-    return AttentionShape(
-        path=path,
-        heads=module.heads,
-        head_dim=module.head_dim,
+    return AttentionBits(
         bits=module.bits,
         key_value_bits=module.key_value_bits,
         score_rank=score_rank,
         context_rank=context_rank,
         boolean=module.boolean,
-        hidden_size=0 if shared is None else shared.hidden_size,
+        from_hidden=shared is not None,
     )
-
-
-def _norm_width(norm: nn.LayerNorm) -> int:
-    return torch.Size(norm.normalized_shape).numel()
-
-
-def _outside(
-    model: PreTrainedModel, encoder: Encoder, batch: int, length: int
-) -> tuple[OutsideShape, ...]:
-    inner = tuple(f"{layer.path}." for layer in encoder.layers)
-    watched: dict[str, nn.Module] = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, (nn.Linear, nn.LayerNorm, TiedDecoder)) and not path.startswith(inner)
-    }
-    base = model.base_model
-    in_base = {id(module) for module in base.modules()}
-    sizes = _output_sizes(model, watched, batch, length)
-    shapes = []
-    for path, size in sizes.items():
-        module = watched[path]
-        if path == encoder.pooler:
-            kind = "pooler"
-        else:
-            kind = "embeddings" if id(module) in in_base else "head"
-        inputs, outputs = _widths(module)
-        bias = getattr(module, "bias", None) is not None
-        shapes.append(OutsideShape(path, kind, inputs, outputs, size // outputs, bias))
-    return tuple(shapes)
-
-
-def _widths(module: nn.Module) -> tuple[int, int]:
-    if isinstance(module, nn.LayerNorm):
-        return 0, _norm_width(module)
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    outputs, inputs = weight.shape
-    return inputs, outputs
-
-
-def _output_sizes(
-    model: PreTrainedModel, watched: dict[str, nn.Module], batch: int, length: int
-) -> dict[str, int]:
-    """Numbers that each of `watched` puts out, those left out that a forward never reaches."""
-    sizes: dict[str, int] = {}
-
-    def hook(path: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            sizes[path] = sizes.get(path, 0) + output.numel()
-
-        return record
-
-    handles = [module.register_forward_hook(hook(path)) for path, module in watched.items()]
-    try:
-        ids = torch.zeros(batch, length, dtype=torch.long, device="meta")
-        with torch.no_grad():
-            try:
-                model(input_ids=ids)
-            except RuntimeError:
-                # Multiple-choice models want (batch, choices, length): counted for one choice.
-                sizes.clear()
-                model(input_ids=ids.unsqueeze(1))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} does not run on token ids alone ({error}), so its operations "
-            "cannot be counted; report on the encoder without its head."
-        ) from None
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sizes

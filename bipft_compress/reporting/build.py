@@ -9,22 +9,21 @@ import torch
 from torch import nn
 from transformers import AutoModel, PretrainedConfig
 
-from bipft_compress.convert.swap import swap
 from bipft_compress.counting import count_memory, count_operations, papers_convention, read_shape
-from bipft_compress.counting.memory import FULL_BYTES
 from bipft_compress.errors import UserError
-from bipft_compress.families import check_supported, describe, get_module
+from bipft_compress.families import check_supported, describe, get_module, max_sequence_length
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting.schema import ModelFacts, Report, RunFacts, Swapped
+from bipft_compress.structure.swap import swap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 def build_report(
-    model_or_shape: PreTrainedModel | PretrainedConfig,
+    model_or_config: PreTrainedModel | PretrainedConfig,
     recipe: Recipe,
     *,
     batch: int = 1,
@@ -34,7 +33,7 @@ def build_report(
     """Count what `recipe` makes of a model.
 
     Args:
-        model_or_shape: a model in full precision, a model already made binary (its own ranks and
+        model_or_config: a model in full precision, a model already made binary (its own ranks and
             bits are counted then, not the recipe's), or a configuration. Never changed.
         recipe: choices of the compression.
         batch: sequences of the forward pass to count.
@@ -46,49 +45,49 @@ def build_report(
         UnsupportedModelError: an architecture that cannot be made binary.
         RecipeError: a rank larger than a layer.
     """
-    if isinstance(model_or_shape, PretrainedConfig):
+    if isinstance(model_or_config, PretrainedConfig):
         return report_from_config(
-            model_or_shape, recipe, batch=batch, sequence_length=sequence_length, run=run
+            model_or_config, recipe, batch=batch, sequence_length=sequence_length, run=run
         )
     run = run or RunFacts()
-    config = model_or_shape.config
+    config = model_or_config.config
     check_supported(config)
     _check_size(config, batch, sequence_length)
-    model = _on_meta(model_or_shape)
+    model = _on_meta(model_or_config)
     swapped = run.swapped
     if any(isinstance(module, BinaryLinear) for module in model.modules()):
-        encoder = describe(model)
+        original = _original(model)
+        parameters = _parameter_count(original)
         if swapped is None:
-            with torch.device("meta"):
-                original = type(model)(copy.deepcopy(config))
             swapped = _decisions(original, recipe)
     else:
-        decided = _decisions(model, recipe)
-        swapped = decided if swapped is None else swapped
-        encoder = describe(model)
+        parameters = _parameter_count(model)
+        decisions = _decisions(model, recipe)
+        swapped = decisions if swapped is None else swapped
+    encoder = describe(model)
     shape = read_shape(model, encoder, batch, sequence_length)
-    memory = count_memory(model, encoder, recipe)
-    word: Any = get_module(model, encoder.word_embeddings)
-    vocabulary, parameters = word.num_embeddings, memory.full_precision_bytes // FULL_BYTES
+    table: Any = get_module(model, encoder.word_embeddings)
+    vocabulary, block = table.num_embeddings, encoder.layers[0].spec
     return Report(
         model=ModelFacts(
             checkpoint=run.checkpoint,
             type=config.model_type,
-            architecture=type(model_or_shape).__name__,
-            layers=len(encoder.layers),
+            architecture=type(model_or_config).__name__,
+            layers=len(encoder.calls),
+            stored_layers=len(encoder.layers),
             hidden_size=encoder.hidden_size,
-            intermediate_size=shape.layers[0].linears["ffn_up"].outputs,
-            heads=encoder.heads,
-            head_dim=encoder.head_dim,
+            intermediate_size=block.feed_forward[0].inner,
+            heads=block.attention.heads,
+            head_dim=block.attention.head_dim,
             vocabulary=vocabulary,
-            activation=shape.activation,
+            activation=block.feed_forward[0].activation,
             parameters=parameters,
         ),
         recipe=recipe.model_dump(mode="json"),
         batch=batch,
         sequence_length=sequence_length,
         operations=count_operations(shape),
-        memory=memory,
+        memory=count_memory(model, encoder, recipe, parameters),
         papers_convention=papers_convention(shape, vocabulary, parameters),
         quality=run.quality,
         layer_errors=run.layer_errors,
@@ -119,12 +118,26 @@ def _check_size(config: PretrainedConfig, batch: int, sequence_length: int) -> N
         raise UserError(
             f"batch = {batch} and sequence_length = {sequence_length} must both be 1 or more."
         )
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and sequence_length > longest:
+    longest = max_sequence_length(config)
+    if sequence_length > longest:
         raise UserError(
-            f"sequence_length = {sequence_length} is more than the {longest} positions of this "
-            "model; use a shorter one."
+            f"sequence_length = {sequence_length} is more than the {longest} tokens that this "
+            "model has positions for; use a shorter one."
         )
+
+
+def _parameter_count(model: nn.Module) -> int:
+    """Numbers that a model holds, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _original(model: PreTrainedModel) -> PreTrainedModel:
+    """A model in full precision of the class and configuration of a binary one, without numbers."""
+    config = copy.deepcopy(model.config)
+    # Blocks set another one, which not every class has.
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        return type(model)(config)
 
 
 def _empty(config: PretrainedConfig) -> PreTrainedModel:

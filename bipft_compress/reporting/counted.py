@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bipft_compress.counting.costs import FULL_PRECISION_BITS
+from bipft_compress.counting.memory import ADDED
 from bipft_compress.counting.schema import MEMORY_KINDS, OPERATION_KINDS
 from bipft_compress.reporting import units
 from bipft_compress.reporting.layout import Row, Section, Table
@@ -81,13 +83,12 @@ def memory_section(report: Report) -> Section:
         if kind not in counts:
             continue
         before, after = counts[kind].full_precision_bytes, counts[kind].compressed_bytes
-        # Scales and estimators are new numbers: there is no original to count their bits by.
-        bits = "-" if kind in ("vectors", "estimators") else f"{32 * after / before:.2f}"
+        # Scales, estimators and tables are new numbers: no original to count their bits by.
+        bits = "-" if kind in ADDED or not before else _bits(after, before)
         part = units.share(after, total.compressed_bytes)
         rows.append((name, unit.show(before), unit.show(after), bits, part))
     full, compressed = total.full_precision_bytes, total.compressed_bytes
-    bits = f"{32 * compressed / full:.2f}"
-    rows.append(("sum", unit.show(full), unit.show(compressed), bits, "100.0 %"))
+    rows.append(("sum", unit.show(full), unit.show(compressed), _bits(compressed, full), "100.0 %"))
     header = (
         "kind",
         f"full precision, {unit.name}",
@@ -103,8 +104,13 @@ def memory_section(report: Report) -> Section:
     )
 
 
+def _bits(compressed: int, full: int) -> str:
+    """Packed bits for each number of the original."""
+    return f"{FULL_PRECISION_BITS * compressed / full:.2f}"
+
+
 def papers_section(report: Report) -> Section:
-    """The papers' own account."""
+    """What papers on binary BERTs print."""
     papers = report.papers_convention
     flops = units.flops_unit(papers.operations_compressed)
     size = units.size_unit(papers.memory_compressed_bytes)

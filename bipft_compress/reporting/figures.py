@@ -17,6 +17,16 @@ from bipft_compress.reporting.schema import STAGES, Profile, Report
 
 _Values = tuple[Sequence[float], units.Unit]
 
+WIDTH = 9
+"""Of a figure, in inches, as all sizes below."""
+BAR_HEIGHT = 0.3
+AXES_HEIGHT = 1.1
+"""Of titles, ticks and labels above and below the bars."""
+ROOM_FOR_LABELS = 1.18
+"""Length of the axis over that of the longest bar, at whose end its value stands."""
+MILLIONS_FROM = 1e5
+"""Tokens from which on they are shown in millions."""
+
 FULL_COLOUR = "#7b8794"
 COMPRESSED_COLOUR = "#0b6e99"
 _STAGE_COLOURS = ("#9aa5b1", COMPRESSED_COLOUR, "#4ea3c8", "#a5d3e8", "#f0b429", "#cbd2d9")
@@ -97,7 +107,7 @@ def _memory(report: Report) -> Figure:
 
 def _two_panels(names: Sequence[str], full: _Values, compressed: _Values) -> Figure:
     """Both sums side by side, each on its own scale: on one, the second could not be seen."""
-    figure = Figure(figsize=(9, 0.3 * len(names) + 1.1))
+    figure = Figure(figsize=(WIDTH, BAR_HEIGHT * len(names) + AXES_HEIGHT))
     figure.set_layout_engine("constrained", wspace=0.06)
     left, right = figure.subplots(1, 2, sharey=True)
     _bars(left, names, full, "full precision", FULL_COLOUR)
@@ -113,14 +123,14 @@ def _bars(axes: Axes, names: Sequence[str], data: _Values, name: str, colour: st
     axes.bar_label(bars, [unit.show(value) for value in values], padding=4, color="#52606d")
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, 1.18 * max(shown))
+    axes.set_xlim(0, ROOM_FOR_LABELS * max(shown))
     axes.set_xlabel(unit.name)
     axes.set_title(f"{name}: {unit.show(sum(values))} {unit.name}")
 
 
 def _profile(profile: Profile) -> Figure:
     """One bar of stages, and the limit of its products as a line across it."""
-    figure = Figure(figsize=(9, 1.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.9), layout="constrained")
     axes = figure.subplots()
     left = 0.0
     for (stage, name), colour in zip(STAGES.items(), _STAGE_COLOURS, strict=True):
@@ -138,7 +148,7 @@ def _profile(profile: Profile) -> Figure:
 
 
 def _errors(errors: Sequence[float]) -> Figure:
-    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes = figure.subplots()
     layers = range(1, len(errors) + 1)
     axes.plot(layers, errors, marker="o", markersize=5, color=COMPRESSED_COLOUR)
@@ -150,9 +160,11 @@ def _errors(errors: Sequence[float]) -> Figure:
 
 
 def _training(report: Report) -> Figure:
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
     axes = figure.subplots()
-    step, unit = (1e6, "million tokens") if report.training[-1].tokens >= 1e5 else (1, "tokens")
+    step, unit = (
+        (1e6, "million tokens") if report.training[-1].tokens >= MILLIONS_FROM else (1, "tokens")
+    )
     tokens = [point.tokens / step for point in report.training]
     axes.plot(tokens, [point.loss for point in report.training], color=COMPRESSED_COLOUR)
     axes.set_xlim(left=0)

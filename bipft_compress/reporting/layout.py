@@ -1,4 +1,4 @@
-"""The pieces a report is made of, whatever they are rendered to."""
+"""Sections and tables of a report, before they are rendered."""
 
 from __future__ import annotations
 

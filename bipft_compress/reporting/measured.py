@@ -25,14 +25,23 @@ def latency_section(measured: Measured) -> Section:
     return Section(
         "Measured beside peers",
         (
-            f"{measured.machine}, torch {measured.torch_version}; our kernels: {measured.path}. "
+            f"{measured.machine}, torch {measured.torch_version}; {_paths(measured)}. "
             f"{measured.batch} x {measured.sequence_length} random tokens, medians of "
             f"{measured.rounds} rounds, one process, the systems in turn. The peers run "
             f"{measured.original}.",
+            "Relative time: that of the packed model is 1. "
             "Resident: by how much loading the model grows a process, once every weight was read.",
         ),
-        table=Table(("system", "ms", "time / ours", "file", "resident", ""), "lrrrrl", rows),
+        table=Table(("system", "ms", "relative time", "file", "resident", ""), "lrrrrl", rows),
     )
+
+
+def _paths(measured: Measured) -> str:
+    """What the packed model ran on."""
+    if not measured.blocks:
+        return f"kernels: {measured.path}"
+    counts = ", ".join(f"{number} on {path}" for path, number in measured.blocks.items())
+    return f"encoder blocks: {counts}"
 
 
 def profile_section(profile: Profile) -> Section:
@@ -65,11 +74,15 @@ def limit_sentence(profile: Profile) -> str:
 
 
 def latency_change(measured: Measured) -> tuple[float, float, float] | None:
-    """Milliseconds of the original in PyTorch and of ours, and their ratio; None without them."""
-    ours, theirs = measured.systems[0], measured.systems[1:2]
-    for system in theirs:
-        if ours.milliseconds and system.milliseconds and system.ratio:
-            return system.milliseconds, ours.milliseconds, system.ratio
+    """Latency of the original in PyTorch and of the packed model, in ms, and the speed-up.
+
+    Returns:
+        None where one of them was not measured.
+    """
+    packed = measured.systems[0]
+    for original in measured.systems[1:2]:
+        if packed.milliseconds and original.milliseconds and original.ratio:
+            return original.milliseconds, packed.milliseconds, original.ratio
     return None
 
 

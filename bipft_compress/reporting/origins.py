@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from bipft_compress.reporting import units
 from bipft_compress.reporting.layout import Row, Section, Table
-from bipft_compress.reporting.schema import Report
+from bipft_compress.reporting.schema import Report, Swapped
+
+ON_BITS = ("binary", "coded")
+"""Actions of a decision that leave nothing in full precision; the others are rounded and kept."""
 
 
 def swapped_section(report: Report) -> Section:
-    """Decisions, summed up by kind."""
-    groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
-    for entry in report.swapped:
-        groups.setdefault((entry.kind, entry.action), []).append((entry.parameters, entry.reason))
-    rows: list[Row] = []
-    for (kind, action), entries in groups.items():
-        reasons = "; ".join(dict.fromkeys(reason for _, reason in entries))
-        numbers = sum(parameters for parameters, _ in entries)
-        rows.append((kind, action, str(len(entries)), units.count(numbers), reasons))
+    """What runs on bits or is stored in few, summed up by kind."""
+    swapped = [entry for entry in report.swapped if entry.action in ON_BITS]
+    return Section("What was swapped", table=_decisions_table(swapped))
+
+
+def kept_section(report: Report) -> Section:
+    """What computes in full precision, and why, summed up by kind."""
+    kept = [entry for entry in report.swapped if entry.action not in ON_BITS]
     return Section(
-        "What was swapped",
-        table=Table(("kind", "action", "modules", "parameters", "reason"), "llrrl", rows),
+        "What stays in full precision",
+        ("It computes in full precision; rounded numbers are stored in fewer bits.",),
+        table=_decisions_table(kept),
     )
+
+
+def _decisions_table(entries: list[Swapped]) -> Table:
+    groups: dict[tuple[str, str], list[Swapped]] = {}
+    for entry in entries:
+        groups.setdefault((entry.kind, entry.action), []).append(entry)
+    rows: list[Row] = []
+    for (kind, action), group in groups.items():
+        reasons = "; ".join(dict.fromkeys(entry.reason for entry in group))
+        numbers = sum(entry.parameters for entry in group)
+        rows.append((kind, action, str(len(group)), units.count(numbers), reasons))
+    return Table(("kind", "action", "modules", "parameters", "reason"), "llrrl", rows)
 
 
 def left_out_section(report: Report) -> Section:
@@ -35,11 +50,13 @@ def again_section(report: Report) -> Section:
     """Command, versions and machine of each job."""
     rows: list[Row] = [
         (job, name.replace("_", " "), str(value))
-        for job, facts in report.provenance.items()
-        for name, value in facts.items()
+        for job, details in report.provenance.items()
+        for name, value in details.items()
         if name != "command" and value is not None
     ]
-    commands = [facts["command"] for facts in report.provenance.values() if facts.get("command")]
+    commands = [
+        details["command"] for details in report.provenance.values() if details.get("command")
+    ]
     return Section(
         "How to run this again",
         table=Table(("job", "", ""), "lll", rows),

@@ -60,14 +60,15 @@ class Swapped(Strict):
 
 
 class MeasuredSystem(Strict):
-    """One system on one machine: ours, or a peer that runs the original."""
+    """One system on one machine: the packed model, or a peer that runs the original."""
 
     name: str = Field(description="bipft-compress, or the peer.")
     milliseconds: float | None = Field(
         None, description="Median of a forward pass; null where it does not run."
     )
     ratio: float | None = Field(
-        None, description="Its time over ours: median over rounds; above 1 it is slower."
+        None,
+        description="Its time over the packed model's: median over rounds; above 1 it is slower.",
     )
     file_bytes: int | None = Field(None, description="Of its file with weights.")
     resident_bytes: int | None = Field(
@@ -77,7 +78,7 @@ class MeasuredSystem(Strict):
 
 
 class Profile(Strict):
-    """Where the time of one forward pass of ours goes, and how far it is from the limit."""
+    """Stages of a forward pass of the packed model, and the limit of its binary products."""
 
     milliseconds: float = Field(description="Median of a pass, apart from those beside peers.")
     stages: dict[str, float] = Field(
@@ -88,7 +89,7 @@ class Profile(Strict):
         ge=1, description="Multiply-accumulates of one bit by one; m by n bits count m n."
     )
     limit_milliseconds: float = Field(
-        description="What binary_macs take on registers, where these kernels' own XOR, popcount "
+        description="What binary_macs take on registers, where the kernels' XOR, popcount "
         "and add wait for no memory: measured between the passes."
     )
     reached: float = Field(description="limit_milliseconds / milliseconds.")
@@ -102,14 +103,21 @@ class Measured(Strict):
     sequence_length: int = Field(ge=1, description="Tokens of a sequence, none of them padding.")
     threads: int = Field(ge=1, description="That every system may use.")
     rounds: int = Field(ge=1, description="Forward passes of each system.")
-    path: str = Field(description="Kernels of ours: avx512, avx2, neon, portable or reference.")
+    path: str = Field(description="Kernels chosen: avx512, avx2, neon, portable or reference.")
+    blocks: dict[str, int] = Field(
+        default_factory=dict,
+        description="Kernels, or reference, to the encoder blocks that ran on it; empty where not "
+        "known.",
+    )
     machine: str = Field(description="Processor, in words.")
     torch_version: str = Field(description="Of PyTorch.")
     date: str = Field(description="ISO 8601, UTC.")
     original: str = Field(description="What the peers run, in words.")
-    systems: list[MeasuredSystem] = Field(description="Ours first; those that do not run last.")
+    systems: list[MeasuredSystem] = Field(
+        description="The packed model first; those that do not run last."
+    )
     profile: Profile | None = Field(
-        None, description="Of ours; null in version 1, and where the reference runs."
+        None, description="Of the packed model; null in version 1, and where the reference runs."
     )
 
 
@@ -139,7 +147,10 @@ class ModelFacts(Strict):
     checkpoint: str | None = Field(description="Its name, where known.")
     type: str = Field(description="model_type of its configuration.")
     architecture: str = Field(description="Class that was counted.")
-    layers: int = Field(description="Encoder layers.")
+    layers: int = Field(description="Encoder layers that a forward pass runs.")
+    stored_layers: int | None = Field(
+        None, description="Encoder layers that are stored: fewer where layers share weights."
+    )
     hidden_size: int = Field(description="Width of the residual stream.")
     intermediate_size: int = Field(description="Width inside the feed-forward network.")
     heads: int = Field(description="Attention heads of a layer.")
@@ -159,7 +170,7 @@ class Report(Strict):
     sequence_length: int = Field(ge=1, description="Tokens of a sequence.")
     operations: Operations = Field(description="Operations of one forward pass.")
     memory: Memory = Field(description="Bytes of the weights.")
-    papers_convention: PapersConvention = Field(description="The papers' own account.")
+    papers_convention: PapersConvention = Field(description="As the papers count.")
     quality: dict[str, Score] = Field(description="Measure to its scores; may be empty.")
     layer_errors: list[float] = Field(
         description="Squared error of each encoder layer's output over the teacher's variance, "

@@ -20,6 +20,7 @@ from bipft_compress.reporting.measured import (
 )
 from bipft_compress.reporting.origins import (
     again_section,
+    kept_section,
     left_out_section,
     modules_section,
     recipe_section,
@@ -55,8 +56,8 @@ def headline(report: Report) -> Table:
     ]
     change = latency_change(report.measured) if report.measured else None
     if change is not None:
-        original, ours, ratio = change
-        rows.append(("latency", f"{original:.1f} ms", f"{ours:.1f} ms", _faster(ratio)))
+        original, compressed, ratio = change
+        rows.append(("latency", f"{original:.1f} ms", f"{compressed:.1f} ms", _faster(ratio)))
     for name, score in report.quality.items():
         rows.append(
             (
@@ -89,31 +90,37 @@ def _kept(score: Score) -> str:
 
 def sections(report: Report) -> list[Section]:
     """Every section that has something to say."""
-    model = report.model
-    facts = (
-        f"{model.architecture} ({model.type}): {model.layers} layers of width "
-        f"{model.hidden_size:,}, {model.heads} heads of {model.head_dim}, feed-forward width "
-        f"{model.intermediate_size:,}, {units.count(model.vocabulary)} words, "
-        f"{units.count(model.parameters)} parameters. Recipe: {report.recipe.get('name')}. "
-        f"Counted for {report.batch} x {report.sequence_length} tokens."
-    )
-    found = [Section("Before and after", (facts,), table=headline(report))]
-    found += [
+    shown = [Section("Before and after", (_summary(report),), table=headline(report))]
+    shown += [
         operations_section(report),
         bits_section(report),
         memory_section(report),
         papers_section(report),
     ]
     if report.measured:
-        found.append(latency_section(report.measured))
+        shown.append(latency_section(report.measured))
         if report.measured.profile:
-            found.append(profile_section(report.measured.profile))
+            shown.append(profile_section(report.measured.profile))
     if report.quality:
-        found.append(quality_section(report))
+        shown.append(quality_section(report))
     if report.layer_errors:
-        found.append(errors_section(report))
+        shown.append(errors_section(report))
     if report.training:
-        found.append(training_section(report.training))
-    found += [swapped_section(report), left_out_section(report), again_section(report)]
-    found += [recipe_section(report), modules_section(report)]
-    return found
+        shown.append(training_section(report.training))
+    shown += [swapped_section(report), kept_section(report), left_out_section(report)]
+    shown += [again_section(report), recipe_section(report), modules_section(report)]
+    return shown
+
+
+def _summary(report: Report) -> str:
+    """Model, recipe and size of the input in two sentences."""
+    model = report.model
+    shared = model.stored_layers is not None and model.stored_layers < model.layers
+    layers = f"{model.layers} layers" + (f" ({model.stored_layers} stored)" if shared else "")
+    return (
+        f"{model.architecture} ({model.type}): {layers} of width "
+        f"{model.hidden_size:,}, {model.heads} heads of {model.head_dim}, feed-forward width "
+        f"{model.intermediate_size:,}, {units.count(model.vocabulary)} words, "
+        f"{units.count(model.parameters)} parameters. Recipe: {report.recipe.get('name')}. "
+        f"Counted for {report.batch} x {report.sequence_length} tokens."
+    )
