@@ -17,12 +17,14 @@ from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from bipft_compress.convert.embedding_fit import fit_embedding
-from bipft_compress.convert.initialise import initialise
-from bipft_compress.convert.swap import Decision, swap
-from bipft_compress.families import Encoder, get_module
-from bipft_compress.nn import CompressedEmbedding
+from bipft_compress.families import Encoder, get_module, teacher_of
+from bipft_compress.fitting.embedding import fit_embedding
+from bipft_compress.fitting.initialise import initialise
+from bipft_compress.nn import BinaryAttention, BinaryLinear, CompressedEmbedding
 from bipft_compress.recipe import Recipe
+from bipft_compress.structure.swap import Decision, swap
+
+from .packing import make_binary, pack_in_memory, padded, write_packed  # noqa: F401 - fixtures
 
 # On a busy machine a deadline measures the neighbours.
 settings.register_profile("tests", deadline=None, derandomize=True)
@@ -54,7 +56,78 @@ SIZES = {
         {"dim": 36, "n_heads": 3, "n_layers": 2, "hidden_dim": 50},
     ),
     "electra": ("Electra", _bert_like(36, 3, embedding_size=20)),
+    "ernie": ("Ernie", _bert_like(36, 3)),
+    "data2vec-text": ("Data2VecText", _bert_like(36, 3, type_vocab_size=1)),
+    "layoutlm": ("LayoutLM", _bert_like(36, 3, max_2d_position_embeddings=40)),
+    "splinter": ("Splinter", _bert_like(36, 3, question_token_id=VOCABULARY - 1)),
+    "rembert": (
+        "RemBert",
+        _bert_like(36, 3, input_embedding_size=20, output_embedding_size=28),
+    ),
+    "roberta-prelayernorm": ("RobertaPreLayerNorm", _bert_like(36, 3, type_vocab_size=1)),
+    "xlm-roberta-xl": ("XLMRobertaXL", _bert_like(36, 3, type_vocab_size=1)),
+    "megatron-bert": ("MegatronBert", _bert_like(36, 3)),
+    "xmod": (
+        "Xmod",
+        _bert_like(
+            36, 3, type_vocab_size=1, languages=["en_XX", "de_DE"], default_language="en_XX"
+        ),
+    ),
+    "mpnet": ("MPNet", _bert_like(36, 3)),
+    "albert": (
+        "Albert",
+        _bert_like(36, 3, num_hidden_layers=4, embedding_size=20, num_hidden_groups=2),
+    ),
+    "deberta": (
+        "Deberta",
+        _bert_like(36, 3, relative_attention=True, pos_att_type=["c2p", "p2c"], type_vocab_size=0),
+    ),
+    "deberta-v2": (
+        "DebertaV2",
+        _bert_like(
+            36,
+            3,
+            relative_attention=True,
+            pos_att_type=["c2p", "p2c"],
+            position_buckets=8,
+            share_att_key=True,
+            norm_rel_ebd="layer_norm",
+            position_biased_input=False,
+            type_vocab_size=0,
+        ),
+    ),
+    "modernbert": (
+        "ModernBert",
+        _bert_like(36, 3, num_hidden_layers=4, local_attention=8, cls_token_id=0, sep_token_id=2),
+    ),
+    "mobilebert": (
+        "MobileBert",
+        _bert_like(
+            36,
+            3,
+            embedding_size=20,
+            intra_bottleneck_size=24,
+            num_feedforward_networks=2,
+            normalization_type="no_norm",
+        ),
+    ),
+    "nomic_bert": ("NomicBert", _bert_like(36, 3, head_dim=12)),
+    "roformer": ("RoFormer", _bert_like(36, 3, embedding_size=20)),
+    "eurobert": ("EuroBert", _bert_like(48, 4, num_key_value_heads=2, head_dim=12)),
 }
+
+
+SHAPES = (
+    "bert", "mpnet", "albert", "deberta-v2", "modernbert", "mobilebert", "eurobert", "roformer",
+)  # fmt: skip
+"""A family for each block that differs: plain, with a bias of positions, called several times,
+disentangled, with norms first, a gate and windows, with a bottleneck, with grouped queries, and
+with neighbours that turn."""
+
+LACKING = {
+    "splinter": {"ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"},
+}
+"""Heads that tests ask of every family and transformers does not have."""
 
 
 @pytest.fixture(params=SIZES)
@@ -63,12 +136,23 @@ def family(request) -> str:
     return request.param
 
 
+@pytest.fixture(params=SHAPES)
+def shape(request) -> str:
+    """A model type for each block that differs; for tests too slow for every family."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def make_model():
-    """`make_model(family, head="Model", seed=0, **config)`: full precision, evaluation mode."""
+    """`make_model(family, head="Model", seed=0, **config)`: full precision, evaluation mode.
+
+    A test for a head of `LACKING` is skipped.
+    """
 
     def make(family: str, head: str = "Model", seed: int = 0, **overrides) -> PreTrainedModel:
         prefix, sizes = SIZES[family]
+        if head in LACKING.get(family, ()):
+            pytest.skip(f"transformers has no {prefix}{head}")
         model_class = getattr(transformers, prefix + head)
         config = model_class.config_class(
             vocab_size=VOCABULARY,
@@ -84,18 +168,24 @@ def make_model():
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for weight in model.parameters():
+                if not weight.requires_grad:
+                    continue  # RoFormer's sines and cosines
                 noise = torch.randn(weight.shape, generator=generator)
                 if weight.dim() > 1:
                     weight.copy_(0.2 * noise)
                 else:
                     weight.add_(0.1 * noise)
+            # As in trained models: MobileBERT's words see the embeddings of their neighbours.
+            table = model.get_input_embeddings()
+            if table.padding_idx is not None:
+                table.weight[table.padding_idx] = 0
         return model
 
     return make
 
 
 class Pair(NamedTuple):
-    """A binary model, the original it was made from, its parts and what was decided."""
+    """A binary model, transformers' own that it was made from, its parts and what was decided."""
 
     student: PreTrainedModel
     teacher: PreTrainedModel
@@ -124,22 +214,52 @@ def batches() -> list[torch.Tensor]:
     return [torch.randint(5, VOCABULARY, (6, n), generator=generator) for n in (9, 14, 14, 9)]
 
 
+def _swapped(teacher: PreTrainedModel, recipe: Recipe) -> Pair:
+    """A copy of a model with binary modules that hold no values yet, its embeddings fitted."""
+    student = copy.deepcopy(teacher)
+    encoder, decisions = swap(student, recipe)
+    embedding = get_module(student, encoder.word_embeddings)
+    if isinstance(embedding, CompressedEmbedding):
+        table = get_module(teacher, encoder.word_embeddings).weight.detach()
+        frequencies = torch.arange(VOCABULARY, 0, -1).float() ** 2
+        fit_embedding(embedding, table, frequencies / frequencies.sum(), seed=0)
+    return Pair(student.eval(), teacher, encoder, decisions, [])
+
+
 @pytest.fixture(scope="session")
 def make_pair(make_model, batches):
     """`make_pair(family, head="Model", recipe={})`: swapped and initialised."""
 
     def make(family: str, head: str = "Model", recipe: dict | None = None) -> Pair:
-        teacher = make_model(family, head)
-        student = copy.deepcopy(teacher)
         chosen = Recipe.load(recipe or {})
-        encoder, decisions = swap(student, chosen)
-        embedding = get_module(student, encoder.word_embeddings)
-        if isinstance(embedding, CompressedEmbedding):
-            table = get_module(teacher, encoder.word_embeddings).weight.detach()
-            frequencies = torch.arange(VOCABULARY, 0, -1).float() ** 2
-            fit_embedding(embedding, table, frequencies / frequencies.sum(), seed=0)
-        errors = initialise(student, teacher, encoder, batches, chosen.initialisation)
-        return Pair(student.eval(), teacher, encoder, decisions, errors)
+        pair = _swapped(make_model(family, head), chosen)
+        choices = chosen.initialisation
+        teacher = teacher_of(pair.teacher)
+        pair.errors.extend(initialise(pair.student, teacher, pair.encoder, batches, choices))
+        return pair
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_random_pair(make_model):
+    """`make_random_pair(family, head="Model", recipe={})`: swapped, with random numbers.
+
+    For what holds whatever the numbers are: several times faster than `make_pair`.
+    """
+
+    def make(family: str, head: str = "Model", recipe: dict | None = None) -> Pair:
+        pair = _swapped(make_model(family, head), Recipe.load(recipe or {}))
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for module in pair.student.modules():
+                if not isinstance(module, (BinaryLinear, BinaryAttention)):
+                    continue
+                for name, parameter in module.named_parameters():
+                    parameter.normal_(0.0, 0.2, generator=generator)
+                    if "scale" in name or "clip" in name:
+                        parameter.abs_().add_(0.05)
+        return pair
 
     return make
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, GPT2Config, GPT2Model
 
 from bipft_compress import cli
-from bipft_compress.record import Record, write_record
+from bipft_compress.checkpoint.record import Record, write_record
 
 RECIPE = {
     "initialisation": {"calibration_tokens": 400, "batch_tokens": 200, "sequence_length": 24},
@@ -153,6 +153,14 @@ def test_report_from_a_config_alone(call, tmp_path):
     assert made["memory"]["ratio"] >= 28
 
 
+def test_families_are_listed(call):
+    code, text, _ = call("families")
+    assert code == 0
+    for name in ("bert", "mpnet", "deberta-v2", "modernbert", "mobilebert", "eurobert", "xmod"):
+        assert f" {name} " in text
+    assert "disentangled positions" in text.replace("\n", " ")
+
+
 def test_recipes_are_listed(call):
     code, text, _ = call("recipes")
     assert code == 0
@@ -286,7 +294,7 @@ class TestFaults:
     def test_a_number_that_16_bits_cannot_hold(self, fails, packed, tmp_path):
         path = tmp_path / "b" / "model.safetensors"
         state = load_file(path)
-        state["encoder.layer.0.attention.self.query.bias"][0] = 1e5
+        state["encoder.layer.0.block.attention.query.bias"][0] = 1e5
         save_file(state, path)
         write_record(tmp_path / "b", Record.read(tmp_path / "b"))
         fails("pack", tmp_path / "b", "--out", tmp_path / "o", says="set kept.vectors to 32")

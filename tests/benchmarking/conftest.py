@@ -1,8 +1,8 @@
 import pytest
 
+from bipft_compress.checkpoint.artefact import write_artefact
+from bipft_compress.checkpoint.record import Record
 from bipft_compress.recipe import Recipe
-from bipft_compress.record import Record
-from bipft_compress.runtime.artefact import write_artefact
 
 
 @pytest.fixture(scope="module")

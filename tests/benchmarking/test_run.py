@@ -7,8 +7,8 @@ import pytest
 from bipft_compress import cli, load
 from bipft_compress.benchmarking import peers, run
 from bipft_compress.benchmarking.run import OURS, Bench, Setting
+from bipft_compress.checkpoint.record import Record
 from bipft_compress.errors import UserError
-from bipft_compress.record import Record
 from bipft_compress.reporting import Measured, Report
 
 

@@ -40,10 +40,10 @@ def test_exact_products_of_bert_base(bert_base):
 @pytest.mark.parametrize(("bits", "published"), [(1, 0.4), (2, 0.8), (4, 1.5)])
 def test_published_figures_of_bert_base(bits, published):
     recipe = Recipe.load({"activations": {"bits": bits}}).with_rank(0)
-    found = report_from_config(BertConfig(), recipe).operations
-    assert round(found.full_precision / 1e9, 1) == 22.5
-    assert round(found.compressed / 1e9, 1) == published
-    assert found.ratio == found.full_precision / found.compressed
+    counted = report_from_config(BertConfig(), recipe).operations
+    assert round(counted.full_precision / 1e9, 1) == 22.5
+    assert round(counted.compressed / 1e9, 1) == published
+    assert counted.ratio == counted.full_precision / counted.compressed
 
 
 def test_full_precision_by_hand(tiny_config):
@@ -57,8 +57,8 @@ def test_full_precision_by_hand(tiny_config):
     embeddings = N * 2 * H + N * 7 * H
     pooler = 2 * B * H * H + B * H + 8 * B * H
     products = 2 * (LINEAR_MACS + ATTENTION_MACS)
-    found = operations(tiny_config, rank())
-    assert found.full_precision == products + L * layer + embeddings + pooler
+    counted = operations(tiny_config, rank())
+    assert counted.full_precision == products + L * layer + embeddings + pooler
 
 
 def test_compressed_by_hand(tiny_config):
@@ -73,23 +73,23 @@ def test_compressed_by_hand(tiny_config):
     embeddings = N * 2 * H + N * 7 * H + decode
     pooler = 2 * B * H * H + B * H + 8 * B * H
     products = (LINEAR_MACS + ATTENTION_MACS) / 32
-    found = operations(tiny_config, rank())
-    assert found.compressed == products + L * layer + embeddings + pooler
+    counted = operations(tiny_config, rank())
+    assert counted.compressed == products + L * layer + embeddings + pooler
     # Queries, keys, values and context one a value, GELU two, probabilities one a score.
     comparisons = L * (N * (3 * H + H + 2 * F) + SCORES)
-    assert found.by_bits["compressed"].integer_comparisons == comparisons
+    assert counted.by_bits["compressed"].integer_comparisons == comparisons
 
 
 def test_more_bits_cost_in_proportion(tiny_config):
     recipe = Recipe.load({"activations": {"bits": 4, "key_value_bits": 2}}).with_rank(0)
-    found = operations(tiny_config, recipe)
-    assert found.by_kind["linear"].compressed == 4 * LINEAR_MACS / 32
-    assert found.by_kind["attention"].compressed == ATTENTION_MACS * 2 * (4 * 2 + 4 * 2) / 2 / 64
-    assert found.by_kind["softmax"].compressed == L * 14 * SCORES
-    assert set(found.by_bits["compressed"].macs) == {"4x1", "4x2", "32x32"}
+    counted = operations(tiny_config, recipe)
+    assert counted.by_kind["linear"].compressed == 4 * LINEAR_MACS / 32
+    assert counted.by_kind["attention"].compressed == ATTENTION_MACS * 2 * (4 * 2 + 4 * 2) / 2 / 64
+    assert counted.by_kind["softmax"].compressed == L * 14 * SCORES
+    assert set(counted.by_bits["compressed"].macs) == {"4x1", "4x2", "32x32"}
     # Queries 4 bits, keys and values 2, context 4, GELU 4 and its side; the softmax is in floats.
     comparisons = L * N * (4 * H + 2 * 2 * H + 4 * H + (4 + 1) * F)
-    assert found.by_bits["compressed"].integer_comparisons == comparisons
+    assert counted.by_bits["compressed"].integer_comparisons == comparisons
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_what_an_estimator_reads_is_floating_point(tiny_config, kind, elementwis
 
 
 def test_parts_add_up(bert_base):
-    found = bert_base.operations
-    assert sum(part.full_precision for part in found.parts) == found.full_precision
-    assert sum(part.compressed for part in found.parts) == found.compressed
-    assert sum(kind.compressed for kind in found.by_kind.values()) == found.compressed
-    exact = found.by_bits["compressed"]
+    counted = bert_base.operations
+    assert sum(part.full_precision for part in counted.parts) == counted.full_precision
+    assert sum(part.compressed for part in counted.parts) == counted.compressed
+    assert sum(kind.compressed for kind in counted.by_kind.values()) == counted.compressed
+    exact = counted.by_bits["compressed"]
     products = exact.macs["1x1"] / 32 + 2 * exact.macs["32x32"]
-    assert products + exact.elementwise_flops == found.compressed
+    assert products + exact.elementwise_flops == counted.compressed
 
 
 def test_relu_needs_one_threshold(tiny_config):
@@ -167,20 +167,20 @@ def test_relu_needs_one_threshold(tiny_config):
 def test_bi_attention_has_no_softmax(tiny_config):
     plain = operations(tiny_config, rank())
     boolean = Recipe.load({"activations": {"attention": "boolean"}}).with_rank(0)
-    found = operations(tiny_config, boolean)
-    assert found.by_kind["softmax"].compressed == 0
-    assert plain.compressed - found.compressed == L * 2 * SCORES
-    assert found.full_precision == plain.full_precision
+    counted = operations(tiny_config, boolean)
+    assert counted.by_kind["softmax"].compressed == 0
+    assert plain.compressed - counted.compressed == L * 2 * SCORES
+    assert counted.full_precision == plain.full_precision
 
 
 def test_estimators_of_hidden_states_by_hand(tiny_config):
     recipe = rank(scores=1, context=1, attention_reads="hidden-states")
-    plain, found = operations(tiny_config, rank()), operations(tiny_config, recipe)
+    plain, counted = operations(tiny_config, rank()), operations(tiny_config, recipe)
     scores = 4 * N * H + 2 * B * T * T  # four projections, two outer products
     context = N * (H + A * D) + SCORES
-    assert found.by_kind["estimator"].macs == L * (scores + context)
+    assert counted.by_kind["estimator"].macs == L * (scores + context)
     extra = 2 * L * (scores + context) + L * SCORES  # the estimate is added in each head
     softmax = L * (14 - 2) * SCORES  # no table any more
     codes = L * (SCORES + N * A * D)  # probabilities and context are coded in floating point
     scale = L * N * A * D  # of the context
-    assert found.compressed - plain.compressed == extra + softmax + codes + scale
+    assert counted.compressed - plain.compressed == extra + softmax + codes + scale

@@ -13,7 +13,7 @@ def tiny_model(tiny_config):
 
 
 @pytest.fixture
-def facts():
+def run_facts():
     points = [
         {"step": 10 * i, "tokens": 2560 * i, "loss": 1 / (1 + i), "terms": {"hidden_states": 0.5}}
         for i in range(30)
@@ -42,5 +42,5 @@ def facts():
 
 
 @pytest.fixture
-def report(tiny_config, facts):
-    return report_from_config(tiny_config, Recipe(), sequence_length=7, batch=2, run=facts)
+def report(tiny_config, run_facts):
+    return report_from_config(tiny_config, Recipe(), sequence_length=7, batch=2, run=run_facts)

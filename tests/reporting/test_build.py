@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertForPreTraining,
+    BertForSequenceClassification,
     BertModel,
     DistilBertConfig,
     ElectraConfig,
@@ -15,10 +16,11 @@ from transformers import (
     RobertaConfig,
 )
 
-from bipft_compress.convert.swap import swap
 from bipft_compress.errors import RecipeError, UnsupportedModelError, UserError
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import RunFacts, build_report, report_from_config
+from bipft_compress.structure.pooling import choose_pooling
+from bipft_compress.structure.swap import swap
 
 FAMILIES = {
     "roberta": RobertaConfig(
@@ -94,6 +96,23 @@ def test_families_and_heads(family, auto):
         )
 
 
+def test_a_head_that_reads_the_mean_costs_no_more_products(tiny_config):
+    first, mean = BertForSequenceClassification(tiny_config), copy.deepcopy(tiny_config)
+    choose_pooling(mean, "mean")
+    expected = build_report(first, Recipe(), sequence_length=7).operations
+    of_mean = build_report(BertForSequenceClassification(mean), Recipe(), sequence_length=7)
+    assert of_mean.operations == expected
+
+
+def test_a_model_that_does_not_run_on_token_ids_alone(tiny_config):
+    class Strange(BertModel):
+        def forward(self, input_ids, boxes):
+            return super().forward(input_ids)
+
+    with pytest.raises(UnsupportedModelError, match=r"Strange does not run .*'boxes'"):
+        build_report(Strange(tiny_config), Recipe(), sequence_length=7)
+
+
 def test_projected_embeddings_stay_in_full_precision():
     report = report_from_config(FAMILIES["electra"], Recipe(), batch=3, sequence_length=5)
     part = next(p for p in report.operations.parts if p.name == "embeddings_project")
@@ -119,15 +138,15 @@ def test_without_pooler(tiny_config):
     assert "pooler" not in report.memory.by_kind
 
 
-def test_facts_of_the_model_and_of_the_run(tiny_config, facts):
-    report = report_from_config(tiny_config, Recipe(), batch=2, sequence_length=7, run=facts)
+def test_facts_of_the_model_and_of_the_run(tiny_config, run_facts):
+    report = report_from_config(tiny_config, Recipe(), batch=2, sequence_length=7, run=run_facts)
     model = report.model
     assert (model.type, model.layers, model.hidden_size, model.heads) == ("bert", 2, 36, 3)
     assert (model.vocabulary, model.intermediate_size, model.head_dim) == (101, 50, 12)
-    assert model.checkpoint == facts.checkpoint
+    assert model.checkpoint == run_facts.checkpoint
     assert report.recipe == Recipe().model_dump(mode="json")
-    assert report.quality == facts.quality
-    assert report.training == facts.training
+    assert report.quality == run_facts.quality
+    assert report.training == run_facts.training
     assert {entry.action for entry in report.swapped} == {"binary", "coded", "rounded", "kept"}
     plain = report_from_config(tiny_config, Recipe(), sequence_length=7)
     assert plain.provenance["report"]["torch_version"] == torch.__version__
@@ -142,6 +161,20 @@ def test_facts_of_the_model_and_of_the_run(tiny_config, facts):
 def test_sizes_that_make_no_sense(tiny_config, size):
     with pytest.raises(UserError, match="sequence_length"):
         report_from_config(tiny_config, Recipe(), **{"sequence_length": 7, **size})
+
+
+@pytest.mark.parametrize(("family", "longest"), [("roberta", 18), ("distilbert", 20)])
+def test_the_longest_sequence_is_the_one_that_the_model_runs(family, longest):
+    """RoBERTa's positions begin after the padding index: 20 of them serve 18 tokens."""
+    config = FAMILIES[family]
+    assert report_from_config(config, Recipe(), sequence_length=longest).sequence_length == longest
+    with pytest.raises(UserError, match=f"{longest + 1} is more than the {longest} tokens"):
+        report_from_config(config, Recipe(), sequence_length=longest + 1)
+
+
+def test_shared_layers(make_model):
+    report = build_report(make_model("albert"), Recipe(), sequence_length=7)
+    assert (report.model.layers, report.model.stored_layers) == (4, 2)
 
 
 def test_models_and_recipes_that_do_not_fit(tiny_config):

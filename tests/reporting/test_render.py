@@ -13,6 +13,7 @@ from bipft_compress.reporting import (
     Report,
     RunFacts,
     TrainingPoint,
+    build_report,
     render_html,
     render_markdown,
     render_table,
@@ -123,6 +124,28 @@ def test_terminal_table(report):
         assert word in shown
 
 
+def test_every_family_renders(make_model, family):
+    report = build_report(make_model(family), Recipe(), sequence_length=7)
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    markdown = render_markdown(report)
+    kept = markdown.partition("## What stays in full precision")[2].partition("\n## ")[0]
+    assert "layer\\_norm" in kept
+    for entry in report.swapped:
+        row = f"| {entry.kind.replace('_', chr(92) + '_')} | {entry.action} |"
+        assert (row in kept) == (entry.action in ("kept", "rounded"))
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "xmod"])
+def test_figures_of_the_kinds_that_few_families_have(make_model, family):
+    page = Page(render_html(build_report(make_model(family), Recipe(), sequence_length=7)))
+    assert page.tags.count("svg") == 2
+
+
+def test_a_summary_tells_shared_layers(make_model):
+    report = build_report(make_model("albert"), Recipe(), sequence_length=7)
+    assert "4 layers (2 stored) of width 36" in render_markdown(report)
+
+
 @pytest.mark.parametrize(
     ("unit", "value", "shown"),
     [
@@ -163,6 +186,11 @@ def test_measured_beside_peers(tiny_config, measured):
     assert "| bipft-compress | 10.0 | 1.00 | 1.00 MiB | - |  |" in markdown
     assert "not installed (&lt;openvino&gt;)" in html
     Page(html)
+    assert "kernels: avx2." in markdown
+    mixed = report.model_copy(
+        update={"measured": measured.model_copy(update={"blocks": {"avx2": 5, "reference": 1}})}
+    )
+    assert "encoder blocks: 5 on avx2, 1 on reference." in render_markdown(mixed)
     slower = measured.model_copy(
         update={"systems": [systems[0], systems[1].model_copy(update={"ratio": 0.5})]}
     )

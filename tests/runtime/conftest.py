@@ -1,50 +1,26 @@
-"""Binary models whose numbers are storable, what they are packed to, and random packed layers."""
+"""Random packed blocks, and the paths they run on."""
 
 from __future__ import annotations
 
-import copy
-from typing import NamedTuple
+import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from bipft_compress.convert.storage import round_to_stored, storage_plan
-from bipft_compress.convert.swap import swap
-from bipft_compress.families import Encoder
-from bipft_compress.recipe import Recipe
-from bipft_compress.record import Record
-from bipft_compress.runtime.artefact import write_artefact
-from bipft_compress.runtime.bits import pack_signs
-from bipft_compress.runtime.codec import pack_state
-from bipft_compress.runtime.model import Skeleton
+from bipft_compress.nn import BinaryAttention, BinaryLinear, Block
+from bipft_compress.runtime.block import PackedBlock
+from bipft_compress.runtime.modules import PackedAttention, PackedLinear
 from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE, paths
-from bipft_compress.runtime.parameters import (
-    AttentionParameters,
-    HeadwiseLowRank,
-    LayerParameters,
-    LinearParameters,
-    LowRank,
-    NormParameters,
+from bipft_compress.spec import (
+    AttentionSpec,
+    BlockSpec,
+    BottleneckSpec,
+    FeedForwardSpec,
+    NormSpec,
 )
-
-RANKS = {"query": 2, "value": 1, "attention_output": 3, "ffn_up": 2, "ffn_down": 1}
-EVERYTHING = {
-    "activations": {"bits": 4, "key_value_bits": 2},
-    "embeddings": {"subvector": 5},
-    "kept": {"position_embeddings": 4, "pooler": 4},
-    "estimators": RANKS | {"key": 2, "scores": 2, "context": 3},
-}
-"""An estimator everywhere, and several bits."""
-
-
-class Binary(NamedTuple):
-    """A binary model, the original whose modules it has, and its parts."""
-
-    student: PreTrainedModel
-    teacher: PreTrainedModel
-    encoder: Encoder
+from bipft_compress.storage.bits import pack_signs
 
 
 @pytest.fixture(params=sorted({paths()[0], REFERENCE}))
@@ -54,153 +30,141 @@ def path(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture(scope="session")
-def make_binary(make_model):
-    """`make_binary(family, head="Model", recipe={})`: storable random numbers."""
-
-    def make(family: str, head: str = "Model", recipe: dict | None = None) -> Binary:
-        teacher, chosen = make_model(family, head), Recipe.load(recipe or {})
-        student = copy.deepcopy(teacher)
-        encoder, _ = swap(student, chosen)
-        generator = torch.Generator().manual_seed(5)
-        state = student.state_dict()
-        for name, tensor in state.items():
-            if name.endswith("codes"):
-                tensor.random_(generator=generator)
-            elif name.endswith("is_frequent"):
-                tensor.copy_(tensor[torch.randperm(len(tensor), generator=generator)])
-            elif name.endswith(("scale", "clip")):
-                tensor.uniform_(0.05, 0.5, generator=generator)
-            elif "LayerNorm" not in name and "layer_norm" not in name:
-                tensor.normal_(0.0, 0.3, generator=generator)
-        # Loading tells embeddings where their frequent rows are now.
-        student.load_state_dict(state)
-        round_to_stored(student, encoder, chosen)
-        return Binary(student.eval(), teacher, encoder)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def pack_in_memory():
-    """`pack_in_memory(pair, recipe)`: the packed tensors, and the model that runs on them."""
-
-    def pack(pair, recipe: dict | None = None):
-        chosen = Recipe.load(recipe or {})
-        plan = storage_plan(pair.student, pair.encoder, chosen)
-        tensors = pack_state(pair.student.state_dict(), plan)
-        config = pair.student.config
-        config.architectures = [type(pair.student).__name__]
-        return tensors, Skeleton(config, chosen).fill(tensors)
-
-    return pack
-
-
-@pytest.fixture(scope="session")
-def write_packed(make_binary, tokenizer):
-    """`write_packed(directory, family, head="Model", recipe={})`: an artefact; its binary model."""
-
-    def write(directory, family: str = "bert", head: str = "Model", recipe: dict | None = None):
-        directory.mkdir()
-        pair = make_binary(family, head, recipe)
-        record = Record(recipe=Recipe.load(recipe or {}), teacher="teacher-dir")
-        write_artefact(directory, pair.student, pair.encoder, tokenizer, record)
-        return pair.student
-
-    return write
-
-
-@pytest.fixture(scope="session")
-def padded() -> dict[str, torch.Tensor]:
-    """Three sequences of 9, 14 and 3 tokens."""
-    generator = torch.Generator().manual_seed(11)
-    ids = torch.randint(5, 101, (3, 14), generator=generator)
-    mask = (torch.arange(14) < torch.tensor([[9], [14], [3]])).long()
-    return {"input_ids": torch.where(mask.bool(), ids, 1), "attention_mask": mask}
-
-
-def make_layer(
+def make_spec(
     heads: int = 2,
     head_dim: int = 8,
-    ffn: int = 24,
+    inner: int = 24,
+    *,
+    hidden: int = 0,
+    key_value_heads: int = 0,
+    activation: str = "gelu",
+    gated: bool = False,
+    networks: int = 1,
+    norm: NormSpec | None = NormSpec(0),  # noqa: B008
+    norm_first: bool = False,
+    narrow: int = 0,
+    narrow_values: bool = False,
+    **attention: Any,
+) -> BlockSpec:
+    """A description; plain BERT's unless said otherwise.
+
+    Args:
+        hidden: width of the hidden states; 0 for ``heads * head_dim``.
+        key_value_heads: 0 for `heads`.
+        networks: how many feed-forward networks.
+        norm: of both halves; its width is filled in.
+        narrow: width between the bottlenecks; 0 for none.
+        narrow_values: see `BottleneckSpec`.
+        attention: what else an `AttentionSpec` has.
+    """
+    hidden = hidden or heads * head_dim
+    width = narrow or hidden
+    of_stream = norm and dataclasses.replace(norm, width=width)
+    bottleneck = narrow and BottleneckSpec(
+        NormSpec(width, kind="affine"), NormSpec(hidden, kind="affine"), narrow_values
+    )
+    return BlockSpec(
+        hidden,
+        AttentionSpec(
+            width=width,
+            value_width=hidden if narrow and not narrow_values else width,
+            heads=heads,
+            key_value_heads=key_value_heads or heads,
+            head_dim=head_dim,
+            output_width=width,
+            score_scale=head_dim**-0.5,
+            norm=of_stream,
+            norm_first=norm_first,
+            **attention,
+        ),
+        (
+            FeedForwardSpec(
+                width, inner, activation, gated=gated, norm=of_stream, norm_first=norm_first
+            ),
+        )
+        * networks,
+        bottleneck or None,
+    )
+
+
+def make_block(
+    spec: BlockSpec | None = None,
     *,
     bits: int = 1,
     key_value_bits: int = 1,
     ranks: dict[str, int] | None = None,
-    activation: str = "gelu",
+    from_hidden: bool = False,
     boolean: bool = False,
+    elastic: bool = False,
     seed: int = 0,
-) -> LayerParameters:
-    """A layer whose numbers have the sizes that fitted ones have.
+    **description: Any,
+) -> PackedBlock:
+    """A packed block whose numbers have the sizes that fitted ones have.
 
     Args:
+        spec: None for that of `make_spec` with `description`.
         ranks: of estimators, by kind of linear, ``scores`` and ``context``; 0 where missing.
+        from_hidden: estimators of attention are shared by the heads.
+        elastic: there is a learned threshold of probabilities.
     """
     generator = torch.Generator().manual_seed(seed)
-    ranks = ranks or {}
-    hidden = heads * head_dim
+    spec, ranks = spec or make_spec(**description), ranks or {}
 
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return torch.randn(*shape, generator=generator) * scale
+    def normal(tensor: Tensor, scale: float = 1.0) -> None:
+        tensor.data = torch.randn(tensor.shape, generator=generator) * scale
 
-    def positive(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator) * 0.5 + 0.2
+    def positive(tensor: Tensor, scale: float = 1.0) -> None:
+        tensor.data = (torch.rand(tensor.shape, generator=generator) * 0.5 + 0.2) * scale
 
-    def linear(kind: str, width: int, out: int) -> LinearParameters:
-        rank = ranks.get(kind, 0)
-        estimator = LowRank(normal(rank, width), normal(out, rank, scale=0.1)) if rank else None
-        return LinearParameters(
-            bits=pack_signs(normal(out, width)),
-            in_features=width,
-            shift=normal(width, scale=0.1),
-            activation_scale=0.7,
-            # Scales of either sign: training does not forbid them.
-            weight_scale=normal(out, scale=width**-0.5),
-            bias=normal(out, scale=0.2),
-            estimator=estimator,
+    block = Block(spec)
+    for linear in spec.linears():
+        made = BinaryLinear(
+            linear.inputs, linear.outputs, bits=bits, rank=ranks.get(linear.kind, 0)
         )
-
-    def headwise(name: str) -> HeadwiseLowRank | None:
-        rank = ranks.get(name, 0)
-        if not rank:
-            return None
-        shape = heads, head_dim, rank
-        return HeadwiseLowRank(normal(*shape, scale=0.3), normal(*shape, scale=0.3))
-
-    def norm() -> NormParameters:
-        return NormParameters(positive(hidden) + 0.5, normal(hidden, scale=0.1), 1e-12)
-
-    up_and_down = {"ffn_up": (hidden, ffn), "ffn_down": (ffn, hidden)}
-    shapes = dict.fromkeys(("query", "key", "value", "attention_output"), (hidden, hidden))
-    return LayerParameters(
-        linears={kind: linear(kind, *shape) for kind, shape in (shapes | up_and_down).items()},
-        attention=AttentionParameters(
-            heads=heads,
-            head_dim=head_dim,
-            query_shift=normal(heads, head_dim, scale=0.1),
-            key_shift=normal(heads, head_dim, scale=0.1),
-            value_shift=normal(heads, head_dim, scale=0.1),
-            value_scale=positive(heads, head_dim),
-            context_bias=normal(heads, head_dim, scale=0.1),
-            query_clip=positive(heads),
-            key_clip=positive(heads),
-            value_clip=positive(heads),
-            score_scale=positive(heads) * head_dim**-0.5,
-            probability_scale=positive(heads) * 0.3,
-            score_estimator=headwise("scores"),
-            context_estimator=headwise("context"),
-            boolean=boolean,
-            probability_shift=normal(heads, scale=0.02),
-        ),
-        attention_norm=norm(),
-        output_norm=norm(),
-        activation=activation,
+        normal(made.weight)
+        normal(made.shift, 0.1)
+        made.activation_scale.data.fill_(0.7)
+        # Scales of either sign: training does not forbid them.
+        normal(made.weight_scale, linear.inputs**-0.5)
+        normal(made.bias, 0.2)
+        if made.estimator is not None:
+            normal(made.estimator.down)
+            normal(made.estimator.up, 0.1)
+        block.set_linears({linear.name: PackedLinear(made, pack_signs(made.weight))})
+    core = BinaryAttention(
+        spec.attention,
         bits=bits,
         key_value_bits=key_value_bits,
+        score_rank=ranks.get("scores", 0),
+        context_rank=ranks.get("context", 0),
+        elastic=elastic,
+        boolean=boolean,
+        from_hidden=from_hidden,
     )
+    for name, parameter in core.named_parameters():
+        if name.endswith(("clip", "value_scale")):
+            positive(parameter)
+        elif name.endswith("probability_scale"):
+            positive(parameter, 0.3)
+        elif name.endswith("_scale"):
+            positive(parameter, spec.attention.score_scale)
+        else:
+            normal(parameter, {"probability_shift": 0.02}.get(name, 0.1))
+    tables = ("position_key", "position_query")
+    signs = {
+        name: pack_signs(table) for name in tables if (table := getattr(core, name)) is not None
+    }
+    block.attention.core = PackedAttention(core, signs)
+    for path in spec.norms():
+        norm: Any = block.get_submodule(path)
+        positive(norm.weight)
+        norm.weight.data += 0.5
+        if getattr(norm, "bias", None) is not None:
+            normal(norm.bias, 0.1)
+    return PackedBlock(block.requires_grad_(False).eval())
 
 
 @pytest.fixture(scope="session")
-def random_layer():
-    """`make_layer`: any shape, the same numbers for the same arguments."""
-    return make_layer
+def random_block():
+    """`make_block`: any description, the same numbers for the same arguments."""
+    return make_block

@@ -10,6 +10,9 @@ from bipft_compress.nn import CompressedEmbedding
 from bipft_compress.runtime import embedding as packed_modules
 from bipft_compress.runtime.embedding import PackedDecoder, PackedEmbedding, PackedRoundedLinear
 
+UNTIED = {"rembert", "eurobert"}
+"""Families whose output layer is not the table of words."""
+
 
 @pytest.mark.parametrize("subvector", [2, 5, 12])
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 0.99])
@@ -53,6 +56,8 @@ def _same_rows(original, packed):
 def test_the_decoder_reads_the_packed_table_in_chunks(
     make_binary, pack_in_memory, path, family, code, padded, monkeypatch
 ):
+    if family in UNTIED:
+        pytest.skip("its decoder has weights of its own")
     monkeypatch.setattr(packed_modules, "_CHUNK_ROWS", 30)
     recipe = {"embeddings": {"code": code}}
     pair = make_binary(family, "ForMaskedLM", recipe)
@@ -61,4 +66,5 @@ def test_the_decoder_reads_the_packed_table_in_chunks(
     assert torch.equal(model.get_output_embeddings().weight, model.get_input_embeddings().weight)
     with torch.no_grad():
         ours, theirs = model(**padded).logits, pair.student(**padded).logits
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    real = padded["attention_mask"].bool()
+    torch.testing.assert_close(ours[real], theirs[real], atol=1e-4, rtol=0)

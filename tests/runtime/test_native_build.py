@@ -50,6 +50,13 @@ def test_under_address_and_undefined_sanitizers(tmp_path):
         assert "avx512" in output
 
 
+def test_the_pool_of_our_own_under_the_thread_sanitizer(tmp_path):
+    """It does not know OpenMP's threads, so it sees those for compilers without OpenMP."""
+    options = ["-DBIPFT_OPENMP=OFF", "-DCMAKE_CXX_FLAGS=-fsanitize=thread"]
+    output = run(build(tmp_path, *options), "1")
+    assert "0 failures" in output
+
+
 @pytest.mark.skipif(
     not (shutil.which(CROSS) and shutil.which(EMULATOR)),
     reason=f"needs {CROSS} and {EMULATOR} (Debian: g++-aarch64-linux-gnu and qemu-user)",

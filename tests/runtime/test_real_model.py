@@ -29,7 +29,7 @@ def test_hidden_states_agree_to_float_rounding(minilm, path, monkeypatch):
     """A number within rounding of a threshold may fall on its other side, and one key that does
     is seen by its whole sentence, in every later layer: so sentences are counted, not tokens."""
     monkeypatch.setenv(PATH_VARIABLE, path)
-    training, tokenizer, _ = checkpoint.load(minilm / "binary")
+    training, tokenizer, _ = checkpoint.load_trainable(minilm / "binary")
     packed, _, _ = load(minilm / "packed")
     batch = tokenizer(held_out_sentences()[:64], padding=True, truncation=True, return_tensors="pt")
     real = batch["attention_mask"].bool()

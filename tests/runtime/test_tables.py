@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from bipft_compress.runtime import ops
-from bipft_compress.runtime.bits import pack_fields, unpack_fields, unpack_signs
-from bipft_compress.runtime.codec import decode_rows
 from bipft_compress.runtime.embedding import PackedFrequencyAwareEmbedding, PackedRoundedEmbedding
 from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE, paths
+from bipft_compress.storage.bits import pack_fields, unpack_fields, unpack_signs
+from bipft_compress.storage.codec import decode_rows
 
 COMPILED = [path for path in paths() if path != REFERENCE]
 BITS = st.sampled_from([1, 4, 8])

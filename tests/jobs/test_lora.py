@@ -1,0 +1,119 @@
+"""Adapters over binary layers are PEFT's: few numbers train, the rest stays, PEFT reads them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
+
+from bipft_compress import checkpoint, loading, pack
+from bipft_compress.checkpoint import unpack
+from bipft_compress.errors import CheckpointError, RecipeError
+from bipft_compress.families import describe
+from bipft_compress.jobs.evaluate import evaluate_task
+from bipft_compress.jobs.finetune import finetune
+from bipft_compress.nn import BinaryLinear
+from bipft_compress.recipe import Recipe
+from bipft_compress.structure.heads import with_classifier
+from bipft_compress.tasks.chosen import ChosenTask
+from bipft_compress.training import lora
+from bipft_compress.training.finetuned import FACTS, read_classifier
+
+from .conftest import FINETUNING
+
+RANK = 2
+RECIPE = Recipe.load(FINETUNING)
+
+
+def adapted(make_random_pair, family="bert"):
+    pair = make_random_pair(family, recipe=FINETUNING)
+    model, _ = with_classifier(pair.student, ("0", "1"), RECIPE)
+    return model, lora.add_adapters(model, RANK)
+
+
+def test_only_adapters_and_head_train(shape, make_random_pair):
+    model, _ = adapted(make_random_pair, shape)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert all("lora_" in name or ".modules_to_save." in name for name in trained)
+    layers = [part for part in model.modules() if isinstance(part, lora.BinaryLoraLinear)]
+    assert len(layers) == len(list(describe(model).linears()))
+    for layer in layers:
+        base = layer.get_base_layer()
+        assert isinstance(base, BinaryLinear)
+        numbers = sum(p.numel() for n, p in layer.named_parameters() if "lora_" in n)
+        assert numbers == RANK * (base.in_features + base.out_features)
+
+
+def test_an_adapter_adds_its_product(make_random_pair):
+    model, _ = adapted(make_random_pair)
+    layer = next(part for part in model.modules() if isinstance(part, lora.BinaryLoraLinear))
+    x = torch.randn(3, layer.in_features)
+    base = layer.get_base_layer()
+    assert torch.equal(layer(x), base(x))  # B starts at zero
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.nn.init.normal_(b)
+    torch.testing.assert_close(layer(x), base(x) + 2 * x @ a.T @ b.T)
+    with pytest.raises(NotImplementedError, match="1-bit"):
+        layer.merge()
+
+
+def test_rank_larger_than_a_layer(make_random_pair):
+    with pytest.raises(RecipeError, match="--lora 99 is larger"):
+        lora.add_adapters(make_random_pair("bert").student, 99)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_result_is_an_adapter(make_binary, make_checkpoint, sst2, tmp_path, binary):
+    task, out = ChosenTask("sst2", sst2), tmp_path / "adapter"
+    start = make_binary() if binary else make_checkpoint("bert")
+    before = (start / "model.safetensors").read_bytes()
+    made = finetune(start, task, out, recipe=RECIPE, rank=RANK)
+    assert (start / "model.safetensors").read_bytes() == before
+    assert made.adapter_bytes == (out / "adapter_model.safetensors").stat().st_size
+    stored = load_file(out / "adapter_model.safetensors")
+    assert sum(tensor.numel() for tensor in stored.values()) == made.trained_parameters
+    assert evaluate_task(out, task)["sst2_accuracy"]["compressed"] == made.metrics["accuracy"]
+    # By hand, as PEFT's users would.
+    recipe = None
+    if binary:
+        backbone, _, record = checkpoint.load_trainable(start)
+        recipe = record.recipe
+    else:
+        backbone, _ = loading.load_pretrained(start)
+    pooling = json.loads((out / FACTS).read_text())["pooling"]
+    assert pooling == ("mean" if binary else "first")
+    model, _ = with_classifier(backbone, ("0", "1"), recipe, pooling)
+    config = lora.register(LoraConfig.from_pretrained(str(out)))
+    by_hand = PeftModel.from_pretrained(model, str(out), config=config).eval()
+    ids = torch.tensor([[0, 7, 8, 9, 2]])
+    ours = read_classifier(out).model
+    assert torch.equal(by_hand(input_ids=ids).logits, ours(input_ids=ids).logits)
+
+
+def test_damaged_adapter(make_checkpoint, sst2, tmp_path):
+    task, out = ChosenTask("sst2", sst2), tmp_path / "adapter"
+    finetune(make_checkpoint("bert"), task, out, rank=RANK, steps=1)
+    file = out / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        evaluate_task(out, task)
+    (out / FACTS).write_text(json.dumps({}))
+    with pytest.raises(CheckpointError, match="does not say what it is an adapter of"):
+        evaluate_task(out, task)
+
+
+def test_an_adapter_over_packed_bits(make_binary, sst2, tmp_path):
+    start, task = make_binary(), ChosenTask("sst2", sst2)
+    pack(start, tmp_path / "packed")
+    latent, unpacked = checkpoint.load_trainable(start)[0], unpack(tmp_path / "packed")[0]
+    ids = torch.tensor([[0, 7, 8, 9, 2]])
+    assert torch.equal(latent(ids).last_hidden_state, unpacked(ids).last_hidden_state)
+    made = finetune(tmp_path / "packed", task, tmp_path / "adapter", recipe=RECIPE, rank=RANK)
+    assert made.adapter_bytes < (tmp_path / "packed" / "model.safetensors").stat().st_size
+    found = evaluate_task(tmp_path / "adapter", task)
+    assert found["sst2_accuracy"]["compressed"] == made.metrics["accuracy"]
+    with pytest.raises(CheckpointError, match="packed: it runs, but cannot be trained"):
+        finetune(tmp_path / "packed", task, tmp_path / "whole")

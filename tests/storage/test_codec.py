@@ -1,0 +1,85 @@
+"""Packed tensors: the training model's integers, there and back, in the bytes that are reported."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from bipft_compress.nn import BinaryLinear
+from bipft_compress.recipe import Recipe
+from bipft_compress.reporting import build_report
+from bipft_compress.storage.bits import unpack_signs
+from bipft_compress.storage.codec import pack_state, packed_like, unpack_state
+from bipft_compress.storage.plan import storage_plan
+
+from ..packing import EVERYTHING
+
+RECIPES = {
+    "default": {},
+    "everything": EVERYTHING,
+    "sign": {"embeddings": {"code": "sign"}},
+    "full": {"embeddings": {"code": "full"}, "kept": {"position_embeddings": 16, "pooler": 32}},
+    "wide": {
+        "kept": {"vectors": 32, "position_embeddings": 8, "pooler": 16},
+        "estimators": EVERYTHING["estimators"] | {"bits": 32},
+    },
+}
+HEADS = ("ForMaskedLM", "ForSequenceClassification")
+
+
+@pytest.fixture(params=RECIPES)
+def recipe(request):
+    return RECIPES[request.param]
+
+
+@pytest.fixture(params=HEADS)
+def packed(request, recipe, family, make_binary):
+    """A binary model, its plan, and its packed tensors."""
+    pair = make_binary(family, request.param, recipe)
+    plan = storage_plan(pair.student, pair.encoder, Recipe.load(recipe))
+    return pair, plan, pack_state(pair.student.state_dict(), plan)
+
+
+def test_there_and_back(packed, recipe, batches):
+    pair, plan, tensors = packed
+    state = pair.student.state_dict()
+    unpacked = unpack_state(tensors, plan, state)
+    assert unpacked.keys() == plan.keys()
+    for name, storage in plan.items():
+        like = packed_like(storage, state[name].shape)
+        assert (tensors[storage.name].dtype, tensors[storage.name].shape) == (
+            like.dtype,
+            like.shape,
+        )
+        assert unpacked[name].shape == state[name].shape
+        if storage.code in ("number", "bytes", "flags"):
+            assert torch.equal(unpacked[name], state[name])
+    again = copy.deepcopy(pair.student)
+    again.load_state_dict(unpacked, strict=False)
+    with torch.no_grad():
+        assert torch.equal(again(batches[0])[0], pair.student(batches[0])[0])
+    # What was unpacked packs to the same bits.
+    assert all(
+        torch.equal(tensor, tensors[name])
+        for name, tensor in pack_state(again.state_dict(), plan).items()
+    )
+
+
+def test_the_report_counts_these_bytes(packed, recipe):
+    pair, _, tensors = packed
+    report = build_report(pair.teacher, Recipe.load(recipe), sequence_length=7)
+    assert report.memory.compressed_bytes == sum(tensor.nbytes for tensor in tensors.values())
+
+
+def test_the_signs_are_the_training_models_integers(make_binary, pack_in_memory):
+    pair = make_binary("bert")
+    tensors, _ = pack_in_memory(pair)
+    x = torch.randn(5, 50, generator=torch.Generator().manual_seed(3))
+    for name, module in pair.student.named_modules():
+        if isinstance(module, BinaryLinear):
+            some = x[:, : module.in_features]
+            signs = unpack_signs(tensors[f"{name}.weight"], module.in_features)
+            codes = torch.where(some >= module.shift, 1.0, -1.0)
+            assert torch.equal(codes @ signs.T, module.accumulate(some))
