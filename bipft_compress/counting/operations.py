@@ -11,8 +11,8 @@ from bipft_compress.counting.schema import Count, ExactCount, OperationPart, Ope
 from bipft_compress.counting.shapes import ModelShape
 
 LEFT_OUT = (
-    "Tables that a pass fills once: exponentials of the integers that a head's scores can be, and of "
-    "a bias by distance.",
+    "Tables that a pass fills once: exponentials of the integers that the scores of a head can be, "
+    "and of a bias by distance.",
     "Memory traffic: reading weights, table look-ups, packing bits and moving data.",
     "Integer arithmetic that replaces floating point: comparisons of accumulators with thresholds "
     "are counted (operations by bit width), but are no FLOPs.",

@@ -94,7 +94,8 @@ def attention_spec(
         key: as `query`.
         value: as `query`.
         output: as `query`.
-        heads: number of heads. The head size follows from the weights: configurations lie.
+        heads: number of heads. The head size follows from the weights, which some configurations
+            contradict.
         norm: of this half of the layer.
         more: what differs from BERT's.
     """

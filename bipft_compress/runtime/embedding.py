@@ -24,7 +24,16 @@ class PackedEmbedding(CompressedEmbedding):
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.path = chosen_path()
+        self._path = chosen_path()
+        # Goes where the model is moved to: the device and the type of decoded rows.
+        self.moved: Tensor
+        self.register_buffer("moved", torch.empty(0), persistent=False)
+
+    @property
+    def path(self) -> str:
+        """The path it decodes on: kernels serve the CPU and fp32 alone."""
+        served = self.moved.device.type == "cpu" and self.moved.dtype == torch.float32
+        return self._path if served else REFERENCE
 
     @property
     def device(self) -> torch.device:
@@ -51,7 +60,8 @@ class PackedSignEmbedding(PackedEmbedding):
     def rows(self, ids: Tensor) -> Tensor:
         if self.path != REFERENCE:
             return ops.rows(ids, self.packed, self.scale, 1, self.embedding_dim, self.path)
-        return unpack_signs(self.packed[ids], self.embedding_dim) * self.scale[ids].float()
+        signs = unpack_signs(self.packed[ids], self.embedding_dim)
+        return (signs * self.scale[ids].float()).to(self.moved.dtype)
 
 
 class PackedRoundedEmbedding(PackedEmbedding):
@@ -76,7 +86,8 @@ class PackedRoundedEmbedding(PackedEmbedding):
     def rows(self, ids: Tensor) -> Tensor:
         if self.path != REFERENCE:
             return ops.rows(ids, self.packed, self.scale, self.bits, self.embedding_dim, self.path)
-        return decode_rows(self.packed[ids], self.scale[ids], self.bits, self.embedding_dim)
+        rows = decode_rows(self.packed[ids], self.scale[ids], self.bits, self.embedding_dim)
+        return rows.to(self.moved.dtype)
 
 
 class PackedFrequencyAwareEmbedding(PackedEmbedding):

@@ -32,7 +32,7 @@ class PackedLinear(BinaryLinear):
         self.register_buffer("weight", bits)
 
     def signs(self) -> Tensor:
-        return unpack_signs(self.weight, self.in_features)
+        return unpack_signs(self.weight, self.in_features).to(self.shift.dtype)
 
 
 class PackedAttention(BinaryAttention):
@@ -51,4 +51,5 @@ class PackedAttention(BinaryAttention):
             self.register_buffer(name, bits)
 
     def position_signs(self, name: str) -> Tensor:
-        return unpack_signs(getattr(self, name), self.spec.head_dim)
+        signs = unpack_signs(getattr(self, name), self.spec.head_dim)
+        return signs.to(self.query_shift.dtype)

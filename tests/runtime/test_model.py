@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import pytest
 import torch
 
-from bipft_compress.runtime.block import PackedBlock
+from bipft_compress.runtime.block import PackedBlock, _say_once
 from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE
 
 from ..packing import EVERYTHING, RANKS
@@ -134,6 +135,39 @@ def test_other_masks_run_on_the_reference(make_binary, pack_in_memory, path, pad
         without = packed(ids)[0]
     torch.testing.assert_close(ours, theirs, **CLOSE)
     assert not torch.equal(ours, without)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_run_on_the_reference(make_binary, pack_in_memory, shape, dtype, padded):
+    """In any type the packed model computes what the training model does in that type."""
+    recipe = {"embeddings": {"code": "sign"}, "kept": {"vectors": 32, "position_embeddings": 32}}
+    pair = make_binary(shape, recipe=recipe)
+    _, packed = pack_in_memory(pair, recipe)
+    packed.to(dtype)
+    assert {m.path for m in packed.modules() if isinstance(m, PackedBlock)} == {REFERENCE}
+    student = copy.deepcopy(pair.student).to(dtype)
+    real = padded["attention_mask"].bool()
+    with torch.no_grad():
+        ours, theirs = (m(**padded).last_hidden_state[real] for m in (packed, student))
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    packed.to(torch.float32)
+    assert REFERENCE not in {m.path for m in packed.modules() if isinstance(m, PackedBlock)}
+
+
+def test_on_another_device_it_runs_on_the_reference(make_binary, pack_in_memory, shape, caplog):
+    if shape == "roformer":
+        pytest.skip("transformers makes a mask for it and looks at the values")
+    _, packed = pack_in_memory(make_binary(shape))
+    _say_once.cache_clear()
+    with caplog.at_level(logging.INFO, "bipft_compress"):
+        packed.to("meta")
+        packed.config.pad_token_id = (
+            None  # else transformers looks at the ids, which have no values
+        )
+        hidden = packed(torch.ones(2, 9, dtype=torch.long, device="meta")).last_hidden_state
+    assert hidden.is_meta
+    assert caplog.text.count("no kernels for meta") == 1
 
 
 def test_memory_is_that_of_the_bits(make_binary, pack_in_memory, monkeypatch):
