@@ -180,19 +180,21 @@ def _fit_scores(
 ) -> None:
     # One scale a head for each kind of integers: normal equations of their least squares.
     residuals, gram, moment = [], None, None
+    names: list[str] = []
     for sample in samples:
         allowed = sample.allowed(attention.spec.window)
         terms = attention.accumulate_scores(*sample.student[:2])
         integers = torch.stack([_centre(term, allowed) for term in terms.values()])
         target = _centre(original.scores(*sample.teacher[:2]), allowed)
-        residuals.append((integers, target))
+        names = list(terms)
+        if attention.score_estimator is not None:
+            residuals.append((integers, target))
         own_gram = exact(torch.einsum("ibhqk,jbhqk->hij", integers, integers))
         own_moment = exact(torch.einsum("ibhqk,bhqk->hi", integers, target))
         gram = own_gram if gram is None else gram + own_gram
         moment = own_moment if moment is None else moment + own_moment
     assert gram is not None
     assert moment is not None
-    names = list(attention.accumulate_scores(*samples[0].student[:2]))
     ridge = _TINY + _TINY * gram.diagonal(dim1=-2, dim2=-1).amax(-1)
     gram = gram + ridge[:, None, None] * torch.eye(len(names)).to(gram)
     scales = torch.linalg.solve(gram, moment)
