@@ -38,8 +38,11 @@ OLDEST_VERSION = 1
 
 KEY = "quantization_config"
 
-_SECTIONS = ("activations", "embeddings", "kept", "estimators")
+_SECTIONS = ("weights", "activations", "embeddings", "kept", "estimators", "modules")
 """What of a recipe decides names, shapes and arithmetic of the packed model."""
+
+_NOT_IN_0_1 = {"weights", "modules"}
+"""Sections that version 0.1 did not have: all of its weights have one bit."""
 
 
 def is_packed(directory: Path) -> bool:
@@ -114,7 +117,8 @@ def read_recipe(directory: Path) -> Recipe:
             f"reads up to {VERSION}: upgrade bipft-compress."
         )
     try:
-        return Recipe.load({name: values[name] for name in _SECTIONS})
+        old = _NOT_IN_0_1 if version == OLDEST_VERSION else set()
+        return Recipe.load({name: values[name] for name in _SECTIONS if name not in old})
     except (KeyError, RecipeError) as error:
         raise CheckpointError(f"{path} has an invalid {KEY} ({error}).") from None
 

@@ -27,17 +27,14 @@ def float_values(layer: LayerShape) -> dict[str, bool]:
     """
     bits, rotary = layer.attention, layer.spec.attention.rotary
     from_heads = not bits.from_hidden
-    ranks = {
-        name: layer.linears[f"attention.{name}"].rank
-        for name in ("query", "key", "value", "output")
-    }
+    ranks = {name: layer.linears[f"attention.{name}"].rank for name in ("query", "key", "value")}
     scored = bool(bits.score_rank and from_heads) or rotary is not None
     turned_values = rotary is not None and rotary.values
     return {
         "query": bool(ranks["query"]) or scored,
         "key": bool(ranks["key"]) or scored,
         "value": bool(ranks["value"] or (bits.context_rank and from_heads)) or turned_values,
-        "context": bool(bits.context_rank or ranks["output"]),
+        "context": bool(bits.context_rank) or layer.linears["attention.output"].reads_numbers,
     }
 
 

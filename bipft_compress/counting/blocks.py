@@ -58,6 +58,7 @@ def _once(shape: ModelShape, layer: LayerShape) -> Iterator[OperationPart]:
                 yield from _activation(shape, layer, linear, bits)
             case _:
                 yield _float_codes(shape, path, linear, bits)
+        yield from _magnitudes(shape, path, linear, bits)
         yield from _linear(shape, path, linear, bits, is_float=is_float)
         if linear.kind in RESIDUAL_SUMS or linear.name == "bottleneck.output":
             adds = costs.ADD * shape.tokens * linear.outputs
@@ -75,12 +76,24 @@ def _float_codes(
     return codes_part(f"{path} (input codes)", values, comparisons, is_float=True)
 
 
+def _magnitudes(
+    shape: ModelShape, path: str, linear: LinearSpec, bits: LinearBits
+) -> Iterator[OperationPart]:
+    """What scales the codes of each token, where anything does: found, and multiplied back."""
+    if bits.dynamic_scale == "none":
+        return
+    flops = costs.TOKEN_MAGNITUDE[bits.dynamic_scale] * shape.tokens * linear.inputs
+    flops += costs.MULTIPLY * shape.tokens * linear.outputs
+    yield elementwise_part(f"{path} (token magnitudes)", "thresholds", 0, flops)
+
+
 def _linear(
     shape: ModelShape, path: str, linear: LinearSpec, bits: LinearBits, *, is_float: bool
 ) -> Iterator[OperationPart]:
     """A linear layer; `is_float`: whether anything but a binarizer reads its output."""
     tokens = shape.tokens
-    yield product_part(path, "linear", tokens * linear.inputs * linear.outputs, bits.bits, 1)
+    macs = tokens * linear.inputs * linear.outputs
+    yield product_part(path, "linear", macs, bits.bits, bits.weight_bits)
     if bits.rank:
         macs = tokens * bits.rank * (linear.inputs + linear.outputs)
         yield estimator_part(f"{path}.estimator", macs, f"rank {bits.rank}")
@@ -104,7 +117,7 @@ def _float_inner(layer: LayerShape, linear: LinearSpec) -> bool:
     """Whether a feed-forward network's inner values are computed in floating point."""
     name, number = _network(linear)
     up, down = (layer.linears[f"{name}.{part}"] for part in ("up", "down"))
-    return bool(layer.spec.feed_forward[number].gated or up.rank or down.rank)
+    return bool(layer.spec.feed_forward[number].gated or up.rank or down.reads_numbers)
 
 
 def _activation(
@@ -117,9 +130,9 @@ def _activation(
     note = FOLDED
     if network.gated:
         flops, note = flops + costs.MULTIPLY, "and the product with the gate"
-    elif bits.rank:
-        note = "read by the estimator"
-    is_computed = network.gated or bits.rank > 0
+    elif bits.reads_numbers:
+        note = "read by the estimator" if bits.rank else "read by the token magnitudes"
+    is_computed = network.gated or bits.reads_numbers
     yield elementwise_part(
         f"{layer.block}.{name} ({network.activation})",
         "activation",

@@ -71,6 +71,9 @@ BIASED_TABLE_SOFTMAX = TABLE_SOFTMAX + MULTIPLY
 FLOAT_OUTPUT = MULTIPLY + ADD
 """2: an accumulator that is needed in floating point is scaled and gets its bias or estimate."""
 
+TOKEN_MAGNITUDE = {"none": 0, "rms": MULTIPLY + ADD, "max": COMPARE}
+"""An input, of what scales a token's codes; a token's own root and division are neglected."""
+
 _MONOTONE = {"relu", "relu6", "tanh", "sigmoid", "linear"}
 
 

@@ -132,6 +132,8 @@ def _bytes(tensor: Tensor, storage: Storage) -> int:
     if storage.code == "number":
         return packed(1, numbers, storage.bits)
     columns = tensor.shape[-1]
+    if storage.code == "planes":
+        return packed(numbers // columns * storage.bits, columns, 1)
     return packed(numbers // columns, columns, storage.bits)
 
 
@@ -148,7 +150,8 @@ def _known(name: str, tensor: Tensor, module: nn.Module, biases: set[str]) -> _L
     numbers = tensor.numel()
     match module:
         case BinaryLinear() if attribute == "weight":
-            return _Label(name, "linear_weights", "1 bit", numbers)
+            note = "1 bit" if module.weight_bits == 1 else f"{module.weight_bits} planes of 1 bit"
+            return _Label(name, "linear_weights", note, numbers)
         case BinaryLinear():
             note = "bias, weight scales, shifts, activation scale"
             return _Label(f"{owner} (vectors)", "vectors", note, numbers * (name in biases))
@@ -160,7 +163,8 @@ def _known(name: str, tensor: Tensor, module: nn.Module, biases: set[str]) -> _L
             return _Label(owner, "estimators", f"rank {module.rank}", 0)
         case SignEmbedding():
             stands_for = numbers if attribute == "latent" else 0
-            return _Label(owner, "word_embeddings", "1 bit, one scale a row", stands_for)
+            note = f"{module.bits} bit a weight, one scale a row"
+            return _Label(owner, "word_embeddings", note, stands_for)
         case FrequencyAwareEmbedding():
             return _frequency_aware(owner, attribute, module)
     embedding, _, child = owner.rpartition(".")

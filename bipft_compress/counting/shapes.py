@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bipft_compress.counting.surroundings import OutsideShape, TableShape, read_surroundings
 from bipft_compress.families import Encoder, EncoderLayer, get_module
 from bipft_compress.nn import BinaryAttention, BinaryLinear
+from bipft_compress.nn.quantizers import DynamicScale
 from bipft_compress.spec import BlockSpec, LinearSpec
 
 if TYPE_CHECKING:
@@ -18,10 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LinearBits:
-    """Bits of a binary linear's input, and the rank of its estimator; 0 for none."""
+    """Bits of a binary linear.
+
+    Attributes:
+        bits: of its input.
+        rank: of its estimator; 0 for none.
+        weight_bits: of a weight.
+        dynamic_scale: what scales a token's codes; see `nn.quantizers.token_magnitude`.
+    """
 
     bits: int
     rank: int
+    weight_bits: int = 1
+    dynamic_scale: DynamicScale = "none"
+
+    @property
+    def reads_numbers(self) -> bool:
+        """Whether its input is needed as numbers, not as codes alone."""
+        return bool(self.rank) or self.dynamic_scale != "none"
 
 
 @dataclass(frozen=True)
@@ -157,7 +172,9 @@ def _layer(model: PreTrainedModel, layer: EncoderLayer, calls: int) -> LayerShap
     for path, spec in layer.linears():
         linear = get_module(model, path)
         assert isinstance(linear, BinaryLinear)
-        linears[spec.name] = LinearBits(linear.bits, linear.rank)
+        linears[spec.name] = LinearBits(
+            linear.bits, linear.rank, linear.weight_bits, linear.dynamic_scale
+        )
     attention = get_module(model, layer.attention)
     assert isinstance(attention, BinaryAttention)
     return LayerShape(layer.path, calls, layer.spec, linears, _attention(attention))

@@ -12,6 +12,7 @@ from bipft_compress.fitting.moments import exact
 from bipft_compress.fitting.regression import reduced_rank_regression
 from bipft_compress.nn import BinaryAttention, FullAttention
 from bipft_compress.nn.attention import mask_scores, read_mask
+from bipft_compress.nn.quantizers import best_scale
 
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, each (batch, heads, length, head_dim)."""
@@ -45,10 +46,6 @@ class AttentionSample:
         mask = read_mask(self.mask, self.student[0], window)
         return mask if mask is None or mask.dtype == torch.bool else mask >= 0
 
-
-# Step sizes of the best uniform quantizer of a standard normal (Max 1960), halved: the value of
-# code 1 at k bits.
-NORMAL_HALF_STEP = {1: 0.7979, 2: 0.4978, 4: 0.1676, 8: 0.0154}
 
 _TINY = 1e-9
 """Ridge of the scales' normal equations: two kinds of integers may say the same."""
@@ -98,7 +95,7 @@ def start_attention_by_magnitude(
     """
     for x, (name, bits) in zip(sample.student, _quantizers(attention), strict=True):
         getattr(attention, f"{name}_shift").zero_()
-        getattr(attention, f"{name}_clip").copy_(_spread(_by_head(x), bits))
+        getattr(attention, f"{name}_clip").copy_(_scale_of_heads(_by_head(x), bits))
     groups = attention.spec.heads // attention.spec.key_value_heads
     key_clip, value_clip = (
         clip.repeat_interleave(groups, 0) for clip in (attention.key_clip, attention.value_clip)
@@ -109,7 +106,7 @@ def start_attention_by_magnitude(
         table = getattr(original, name)
         if table is not None:
             getattr(attention, name).copy_(table)
-            getattr(attention, f"{name}_scale").copy_(content * _spread(table, 1) * scale)
+            getattr(attention, f"{name}_scale").copy_(content * _scale_of_heads(table, 1) * scale)
     attention.value_scale.copy_(value_clip.expand_as(attention.value_scale))
     attention.context_bias.zero_()
     # BiT's first batch: twice the mean over the root of the largest code; the mean of
@@ -129,13 +126,9 @@ def _quantizers(attention: BinaryAttention) -> tuple[tuple[str, int], ...]:
     return ("query", attention.bits), ("key", key_value_bits), ("value", key_value_bits)
 
 
-def _spread(x: Tensor, bits: int) -> Tensor:
+def _scale_of_heads(x: Tensor, bits: int) -> Tensor:
     """What a code of 1 stands for, of centred numbers (heads, count, dim): (heads, 1, 1)."""
-    if bits == 1:
-        spread = x.abs().mean((1, 2), keepdim=True)
-    else:
-        spread = x.square().mean((1, 2), keepdim=True).sqrt() * NORMAL_HALF_STEP[bits]
-    return spread.clamp_min(1e-6)
+    return best_scale(x.flatten(1), bits).unsqueeze(-1)
 
 
 def _by_head(x: Tensor) -> Tensor:
@@ -150,7 +143,7 @@ def _fit_quantizers(attention: BinaryAttention, samples: Sequence[AttentionSampl
         # says which keys are wanted by everyone.
         shift = x.mean(1, keepdim=True) if name != "query" else torch.zeros_like(x[:, :1])
         getattr(attention, f"{name}_shift").copy_(shift)
-        getattr(attention, f"{name}_clip").copy_(_spread(x - shift, bits))
+        getattr(attention, f"{name}_clip").copy_(_scale_of_heads(x - shift, bits))
 
 
 def _start_positions(attention: BinaryAttention, original: FullAttention) -> None:

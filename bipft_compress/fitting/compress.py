@@ -76,7 +76,7 @@ def compress(
     student = copy.deepcopy(model)
     # Before any text is read: a recipe that does not fit the model should not cost a minute.
     encoder, decisions = swap(student, recipe)
-    sequences = _sequences(tokenizer, recipe, calibration, model)
+    sequences = calibration_sequences(tokenizer, recipe, calibration, model)
     choices = recipe.initialisation
     embedding = get_module(student, encoder.word_embeddings)
     if isinstance(embedding, CompressedEmbedding):
@@ -84,13 +84,9 @@ def compress(
         assert isinstance(original, torch.nn.Embedding)
         frequencies = token_frequencies(sequences, original.num_embeddings)
         fit_embedding(embedding, original.weight.detach(), frequencies, seed)
-    lengths = itertools.accumulate(map(len, sequences))
-    wanted = [
-        sequence
-        for sequence, end in zip(sequences, lengths, strict=True)
-        if end <= choices.calibration_tokens
-    ]
-    batches = calibration_batches(wanted or sequences[:1], choices.batch_tokens)
+    batches = calibration_batches(
+        first_tokens(sequences, choices.calibration_tokens), choices.batch_tokens
+    )
     errors = initialise(
         student,
         teacher_of(model),
@@ -103,7 +99,14 @@ def compress(
     return Compressed(student.eval(), encoder, decisions, errors)
 
 
-def _sequences(
+def first_tokens(sequences: list[list[int]], tokens: int) -> list[list[int]]:
+    """The first sequences that hold no more than `tokens` together; at least one."""
+    lengths = itertools.accumulate(map(len, sequences))
+    first = [sequence for sequence, end in zip(sequences, lengths, strict=True) if end <= tokens]
+    return first or sequences[:1]
+
+
+def calibration_sequences(
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
     calibration: str | Path,
@@ -111,8 +114,8 @@ def _sequences(
 ) -> list[list[int]]:
     """Calibration text as token sequences: whole sentences and packed ones in turn.
 
-    A start that has only seen full-length sequences is far worse on short ones than the other way
-    round, so users of either get both.
+    As many as frequencies of words and the calibration need. A start that has only seen full-length
+    sequences is far worse on short ones than the other way round, so users of either get both.
     """
     tokens = max(FREQUENCY_TOKENS, recipe.initialisation.calibration_tokens)
     length = min(recipe.initialisation.sequence_length, max_sequence_length(model.config))

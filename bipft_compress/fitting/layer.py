@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from bipft_compress.fitting.attention import (
-    NORMAL_HALF_STEP,
     AttentionSample,
     fit_attention,
     start_attention_by_magnitude,
@@ -17,8 +17,13 @@ from bipft_compress.fitting.attention import (
 from bipft_compress.fitting.layerwise import Call
 from bipft_compress.fitting.moments import LinearMoments
 from bipft_compress.fitting.reconstruct import reconstruct_layer
-from bipft_compress.fitting.regression import LinearFit, fit_by_magnitude, fit_linear
-from bipft_compress.nn import BinaryAttention, BinaryLinear, FullAttention, signed_codes
+from bipft_compress.fitting.regression import (
+    LinearFit,
+    fit_by_magnitude,
+    fit_linear,
+)
+from bipft_compress.nn import BinaryAttention, BinaryLinear, FullAttention
+from bipft_compress.nn.quantizers import LATENT_STEP, best_scale, nearest_codes, token_magnitude
 from bipft_compress.recipe import Initialisation
 from bipft_compress.spec import BlockSpec, LinearSpec
 
@@ -107,20 +112,31 @@ class _LayerFit:
         self.examples, self.choices = examples, choices
 
     def linears(self, stage: Sequence[LinearSpec]) -> None:
-        """Fit linears that read the same input."""
-        names = [f"block.{linear.name}" for linear in stage]
+        """Fit linears that read the same input: those together that have the same codes of it."""
+        groups: dict[tuple[int, str], list[str]] = defaultdict(list)
+        for linear in stage:
+            name = f"block.{linear.name}"
+            binary = self.student.get_submodule(name)
+            assert isinstance(binary, BinaryLinear)
+            groups[binary.bits, binary.dynamic_scale].append(name)
+        for names in groups.values():
+            self._same_codes(names)
+
+    def _same_codes(self, names: Sequence[str]) -> None:
         binary = [self.student.get_submodule(name) for name in names]
-        originals = [self.teacher.get_submodule(name) for name in names]
-        assert all(isinstance(layer, BinaryLinear) for layer in binary)
         layers: list[BinaryLinear] = binary  # type: ignore[assignment]
+        originals = [self.teacher.get_submodule(name) for name in names]
         closed = self.choices.scales == "least-squares"
-        shift, scale = _calibrate(self._pilot(layers[0]), layers[0].bits, shifted=closed)
+        shift, scale = _calibrate(self._pilot(layers[0]), layers[0], shifted=closed)
+        for layer in layers:
+            layer.shift.data.copy_(shift)
+            layer.activation_scale.data.copy_(scale)
         if closed:
-            fits = self._least_squares(layers, originals, names, shift, scale)
+            fits = self._least_squares(layers, originals, names)
         else:
             fits = self._by_magnitude(layers, originals, scale)
         for layer, original, fit in zip(layers, originals, fits, strict=True):
-            _fill(layer, fit, _weight(original), shift, scale)
+            _fill(layer, fit, _weight(original))
 
     def _input(self, example: Example, layer: nn.Module) -> Tensor:
         """The student's own input of one of its modules, (tokens, in)."""
@@ -141,18 +157,17 @@ class _LayerFit:
         layers: Sequence[BinaryLinear],
         originals: Sequence[nn.Module],
         names: Sequence[str],
-        shift: Tensor,
-        scale: Tensor,
     ) -> Iterator[LinearFit]:
         """Closed forms from the input and from the outputs that all layers want of it."""
-        bits, width = layers[0].bits, layers[0].in_features
+        width = layers[0].in_features
         outputs = sum(layer.out_features for layer in layers)
         of_inputs = any(layer.rank for layer in layers)
         moments = LinearMoments(width, outputs, of_inputs, layers[0].weight.device)
         for example in self._enough(width):
             x = self._input(example, layers[0])
             y = torch.cat([example.targets[name].float().flatten(0, -2) for name in names], 1)
-            moments.update(x, signed_codes(x - shift, scale, bits), y)
+            codes, magnitude = layers[0].input_codes(x)
+            moments.update(x, codes if magnitude is None else codes * magnitude, y)
         covariances, start = moments.centred(), 0
         for layer, original in zip(layers, originals, strict=True):
             rows = slice(start, start + layer.out_features)
@@ -161,8 +176,9 @@ class _LayerFit:
                 _weight(original),
                 covariances.outputs(rows),
                 rank=layer.rank,
-                activation_scale=float(scale),
+                activation_scale=float(layer.activation_scale),
                 choices=self.choices,
+                bits=layer.weight_bits,
             )
 
     def _enough(self, width: int) -> Iterable[Example]:
@@ -182,6 +198,7 @@ class _LayerFit:
                 rank=layer.rank,
                 activation_scale=float(scale),
                 method=self.choices.method,
+                bits=layer.weight_bits,
             )
 
     def attention(self) -> None:
@@ -233,24 +250,36 @@ def _weight(linear: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def _fill(
-    layer: BinaryLinear, fit: LinearFit, weight: Tensor, shift: Tensor, scale: Tensor
-) -> None:
-    layer.shift.copy_(shift)
-    layer.activation_scale.copy_(scale)
-    # The latent weight keeps its magnitude and takes the fitted sign.
-    layer.weight.copy_(fit.signs * weight.abs().clamp_min(SMALLEST_LATENT))
-    layer.weight_scale.copy_(fit.scale / scale)
+def _fill(layer: BinaryLinear, fit: LinearFit, weight: Tensor) -> None:
+    layer.weight.copy_(_latent(fit.codes, weight, layer.weight_bits))
+    layer.weight_scale.copy_(fit.scale / layer.activation_scale)
     layer.bias.copy_(fit.bias)
     if layer.estimator is not None:
         layer.estimator.up.copy_(fit.up)
         layer.estimator.down.copy_(fit.down)
 
 
-def _calibrate(x: Tensor, bits: int, *, shifted: bool) -> tuple[Tensor, Tensor]:
+def _latent(codes: Tensor, weight: Tensor, bits: int) -> Tensor:
+    """Latent weights that have these codes, and where these allow it the original's place in them.
+
+    Args:
+        codes: fitted, (out, in).
+        weight: full-precision weight, (out, in).
+        bits: of a weight.
+    """
+    nearest, step = nearest_codes(weight, bits)
+    steps = weight / step
+    if bits == 1:
+        # A flipped sign keeps the magnitude of its weight.
+        return codes * steps.abs().clamp_min(SMALLEST_LATENT) * LATENT_STEP
+    return torch.where(nearest == codes, steps, codes.to(steps)) * LATENT_STEP
+
+
+@torch.no_grad()
+def _calibrate(x: Tensor, layer: BinaryLinear, *, shifted: bool) -> tuple[Tensor, Tensor]:
     """Shift (in,), 0 unless `shifted`, and activation scale () of inputs `x` (tokens, in)."""
     shift = x.mean(0) if shifted else torch.zeros_like(x[0])
-    centred = x - shift
-    if bits == 1:
-        return shift, centred.abs().mean()
-    return shift, centred.square().mean().sqrt() * NORMAL_HALF_STEP[bits]
+    s = x - shift
+    magnitude = token_magnitude(s, layer.dynamic_scale)
+    relative = s if magnitude is None else s / magnitude
+    return shift, best_scale(relative.flatten().unsqueeze(0), layer.bits).squeeze()

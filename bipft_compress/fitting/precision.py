@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from bipft_compress.families import Encoder, get_module
-from bipft_compress.fitting.attention import NORMAL_HALF_STEP
 from bipft_compress.nn import BinaryAttention, BinaryLinear
 from bipft_compress.recipe import Activations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+NORMAL_HALF_STEP = {1: 0.7979, 2: 0.4978, 4: 0.1676, 8: 0.0154}
+"""Bits to what a code of 1 is in the best uniform quantizer of a standard normal (Max 1960).
+"""
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Closed forms: weight scales, signs and low-rank estimators that minimise the output error.
+"""Closed forms: weight scales, codes and low-rank estimators that minimise the output error.
 
 All of it follows from second moments (`fitting.moments`), so no function here sees data.
 """
@@ -11,20 +11,23 @@ import torch
 from torch import Tensor
 
 from bipft_compress.fitting.moments import Covariances, exact
-from bipft_compress.nn import sign
+from bipft_compress.nn import signed_codes
 from bipft_compress.nn.estimator import START_SPREAD
+from bipft_compress.nn.quantizers import nearest_codes
 from bipft_compress.recipe import Initialisation
 
 DESCENT_BLOCK = 64
-"""Inputs whose signs are set before all others learn of it: a matrix product instead of 64 vectors.
+"""Inputs whose codes are set before all others learn of it: a matrix product instead of 64 vectors.
 """
+
+_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
 class LinearFit:
-    """``y ~ scale * (signs b) + up (down x) + bias``."""
+    """``y ~ scale * (codes b) + up (down x) + bias``."""
 
-    signs: Tensor
+    codes: Tensor
     scale: Tensor
     bias: Tensor
     up: Tensor
@@ -54,7 +57,7 @@ def reduced_rank_regression(
     """
     if rank == 0:
         return yx.new_zeros(len(yx), 0), yx.new_zeros(0, len(xx))
-    ridge = damping * xx.diagonal().mean() + torch.finfo(torch.float32).tiny
+    ridge = damping * xx.diagonal().mean() + _TINY
     lower = torch.linalg.cholesky(xx + ridge * torch.eye(len(xx)).to(xx))
     # M C^(1/2) for C = L L^T is D L^-T; any square root gives the same left singular vectors.
     whitened = torch.linalg.solve_triangular(lower, yx.T, upper=False).T
@@ -79,74 +82,86 @@ def _leading_singular_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor
     return left, values, projected / values.clamp_min(1e-30).unsqueeze(1)
 
 
-def least_squares_scale(signs: Tensor, target: Tensor, bb: Tensor) -> Tensor:
-    """The scale of each output row that fits ``scale * (signs b)`` to a target.
+def least_squares_scale(codes: Tensor, target: Tensor, bb: Tensor) -> Tensor:
+    """The scale of each output row that fits ``scale * (codes b)`` to a target.
 
     Args:
-        signs: (out, in) of +1 and -1.
+        codes: of the weights, (out, in).
         target: cov(target, b), (out, in).
         bb: cov(b, b), (in, in).
 
     Returns:
-        (out,). May be negative only if the signs oppose the target.
+        (out,). May be negative only if the codes oppose the target.
     """
-    variance = ((signs @ bb) * signs).sum(1).clamp_min(torch.finfo(torch.float32).tiny)
-    return (target * signs).sum(1) / variance
+    variance = ((codes @ bb) * codes).sum(1).clamp_min(_TINY)
+    return (target * codes).sum(1) / variance
 
 
-def descend_signs(signs: Tensor, scale: Tensor, target: Tensor, bb: Tensor, sweeps: int) -> Tensor:
-    """Flip weight signs, one input at a time, wherever that lowers the squared output error.
+def descend_codes(
+    codes: Tensor, scale: Tensor, target: Tensor, bb: Tensor, sweeps: int, bits: int = 1
+) -> Tensor:
+    """Set the weights' codes, one input at a time, to those of the least squared output error.
 
     Coordinate descent on ``scale^2 w^T B w - 2 scale w^T t`` per row, all rows at once: each
     sweep lowers the error or leaves it.
 
     Args:
-        signs: (out, in) of +1 and -1.
+        codes: odd integers, (out, in).
         scale: (out,).
         target: cov(target, b), (out, in).
         bb: B = cov(b, b), (in, in).
         sweeps: passes over the inputs.
+        bits: of a weight.
 
     Returns:
-        New signs, (out, in).
+        New codes, (out, in).
     """
-    # Single precision: what moves is a sign, and the updates are all memory traffic.
-    w, bb, target, scale = signs.float(), bb.float(), target.float(), scale.float()
+    # Single precision: what moves is a code, and the updates are all memory traffic.
+    w, bb, target, scale = codes.float(), bb.float(), target.float(), scale.float()
     product = w @ bb
     for _ in range(sweeps):
         before = w.clone()
         for start in range(0, w.shape[1], DESCENT_BLOCK):
             block = slice(start, start + DESCENT_BLOCK)
-            change = _descend_block(w, scale, target, bb, product, block)
+            change = _descend_block(w, scale, target, bb, product, block, bits)
             # The rest of the product is only read behind the block: one matrix product serves.
             product += change @ bb[block]
         if torch.equal(w, before):
             break
-    return w.to(signs.dtype)
+    return w.to(codes.dtype)
 
 
 def _descend_block(
-    w: Tensor, scale: Tensor, target: Tensor, bb: Tensor, product: Tensor, block: slice
+    w: Tensor,
+    scale: Tensor,
+    target: Tensor,
+    bb: Tensor,
+    product: Tensor,
+    block: slice,
+    bits: int,
 ) -> Tensor:
-    """Set the signs of some neighbouring inputs in `w`, one after the other.
+    """Set the codes of some neighbouring inputs in `w`, one after the other.
 
     Args:
-        w: signs, (out, in), changed in place.
+        w: codes, (out, in), changed in place.
         scale: (out,).
         target: (out, in).
         bb: (in, in).
         product: ``w bb`` from before the block, (out, in).
         block: of the inputs.
+        bits: of a weight.
 
     Returns:
-        What the signs changed by, (out, block).
+        What the codes changed by, (out, block).
     """
     old, within, slopes = w[:, block].clone(), bb[block, block], product[:, block].clone()
     wanted, diagonal = target[:, block], within.diagonal()
     for k in range(old.shape[1]):
-        # Slope of half the error without w_k's own part: w_k takes the opposite sign.
+        # Slope of half the error without w_k's own part, which is a parabola around its optimum.
         slope = scale * (scale * (slopes[:, k] - old[:, k] * diagonal[k]) - wanted[:, k])
-        new = torch.where(slope > 0, -1.0, torch.where(slope < 0, 1.0, old[:, k]))
+        curvature = scale.square() * diagonal[k]
+        best = signed_codes(-slope / curvature.clamp_min(_TINY), 1.0, bits)
+        new = torch.where(slope == 0, old[:, k], best)
         slopes[:, k:] += torch.outer(new - old[:, k], within[k, k:])
         w[:, block.start + k] = new
     return w[:, block] - old
@@ -159,18 +174,18 @@ class _State:
     weight: Tensor
     moments: Covariances | None
     activation_scale: float
-    signs: Tensor
+    codes: Tensor
     scale: Tensor
 
     def regression(self, rank: int, damping: float) -> tuple[Tensor, Tensor]:
         m = self.moments
         assert m is not None
-        residual = m.yx - self.scale.unsqueeze(1) * (self.signs @ m.bx)
+        residual = m.yx - self.scale.unsqueeze(1) * (self.codes @ m.bx)
         return reduced_rank_regression(residual, m.xx, rank, damping)
 
     def weight_svd(self, rank: int, damping: float) -> tuple[Tensor, Tensor]:
-        # What the signs leave of the weights, blind to the data (as in LoftQ, Li et al. 2023).
-        binary = self.signs * (self.scale / self.activation_scale).unsqueeze(1)
+        # What the codes leave of the weights, blind to the data (as in LoftQ, Li et al. 2023).
+        binary = self.codes * (self.scale / self.activation_scale).unsqueeze(1)
         left, values, right = _leading_singular_vectors(self.weight - binary, rank)
         return left * values.sqrt(), right * values.sqrt().unsqueeze(1)
 
@@ -200,37 +215,43 @@ def fit_linear(
     rank: int,
     activation_scale: float,
     choices: Initialisation,
+    bits: int = 1,
 ) -> LinearFit:
-    """Fit scales, signs, estimator and bias of a binary linear layer to its wanted output.
+    """Fit scales, codes, estimator and bias of a binary linear layer to its wanted output.
 
     Args:
-        weight: full-precision weight, (out, in); its signs are the start.
+        weight: full-precision weight, (out, in); its nearest codes are the start.
         moments: of the student's own input and the teacher's output for the same tokens.
         rank: of the estimator.
         activation_scale: what a code of 1 stands for, for starts that look at weights alone.
         choices: the recipe's `initialisation` section.
+        bits: of a weight.
     """
     m, weight = moments, weight.to(moments.yx)
-    signs = sign(weight)
-    scale = least_squares_scale(signs, m.yb, m.bb)
-    state = _State(weight, m, activation_scale, signs, scale)
+    codes = nearest_codes(weight, bits)[0]
+    scale = least_squares_scale(codes, m.yb, m.bb)
+    state = _State(weight, m, activation_scale, codes, scale)
     estimate = _STARTS[choices.method]
     up, down = estimate(state, rank, choices.damping)
     for _ in range(choices.refits):
         target = m.yb - up @ (down @ m.bx.T)
-        state.signs = descend_signs(state.signs, state.scale, target, m.bb, choices.sign_sweeps)
-        state.scale = least_squares_scale(state.signs, target, m.bb)
+        state.codes = descend_codes(
+            state.codes, state.scale, target, m.bb, choices.sign_sweeps, bits
+        )
+        state.scale = least_squares_scale(state.codes, target, m.bb)
         if choices.method in ("regression", "weight-svd"):
             up, down = estimate(state, rank, choices.damping)
-    signs, scale = state.signs, state.scale
-    bias = m.mean_y - scale * (signs @ m.mean_b) - up @ (down @ m.mean_x)
-    return LinearFit(signs, scale, bias, up, down, _error(m, signs, scale, up, down))
+    codes, scale = state.codes, state.scale
+    bias = m.mean_y - scale * (codes @ m.mean_b) - up @ (down @ m.mean_x)
+    return LinearFit(codes, scale, bias, up, down, _error(m, codes, scale, up, down))
 
 
 def fit_by_magnitude(
-    weight: Tensor, bias: Tensor, *, rank: int, activation_scale: float, method: str
+    weight: Tensor, bias: Tensor, *, rank: int, activation_scale: float, method: str, bits: int = 1
 ) -> LinearFit:
-    """The papers' start: the sign and the mean magnitude of each row, whatever the data.
+    """The papers' start: the nearest codes of each row and their scale, whatever the data.
+
+    At one bit these are the sign and the mean magnitude.
 
     Args:
         weight: full-precision weight, (out, in).
@@ -238,18 +259,19 @@ def fit_by_magnitude(
         rank: of the estimator.
         activation_scale: what a code of 1 stands for.
         method: where the estimator starts; not ``regression``, which is of data.
+        bits: of a weight.
     """
     weight = exact(weight)
-    signs, scale = sign(weight), weight.abs().mean(1) * activation_scale
-    state = _State(weight, None, activation_scale, signs, scale)
+    codes, step = nearest_codes(weight, bits)
+    scale = step.squeeze(1) * activation_scale
+    state = _State(weight, None, activation_scale, codes, scale)
     up, down = _STARTS[method](state, rank, 0.0)
-    return LinearFit(signs, scale, bias, up, down)
+    return LinearFit(codes, scale, bias, up, down)
 
 
-def _error(m: Covariances, signs: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> float:
-    c = scale.unsqueeze(1)
+def _error(m: Covariances, codes: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> float:
     low = up @ down
-    binary = c * signs
+    binary = scale.unsqueeze(1) * codes
     explained = 2 * (m.yb * binary).sum() + 2 * (m.yx * low).sum()
     squares = ((binary @ m.bb) * binary).sum() + ((low @ m.xx) * low).sum()
     cross = 2 * ((binary @ m.bx) * low).sum()

@@ -16,6 +16,7 @@ from bipft_compress.nn.quantizers import (
     quantize_probability,
     sign,
     signed_codes,
+    weight_codes,
     weight_sign,
 )
 from bipft_compress.nn.rounding import RowRounding, round_rows
@@ -39,5 +40,6 @@ __all__ = [
     "round_rows",
     "sign",
     "signed_codes",
+    "weight_codes",
     "weight_sign",
 ]

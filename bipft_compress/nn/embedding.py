@@ -1,4 +1,4 @@
-"""Word embeddings in about one bit a weight.
+"""Word embeddings in few bits a weight.
 
 An embedding is looked up, never multiplied: 1-bit arithmetic buys nothing here, only the bytes
 count. And words follow Zipf's law, so equal bytes need not be equal bits.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bipft_compress.nn.quantizers import weight_sign
+from bipft_compress.nn.quantizers import LATENT_STEP, nearest_codes, weight_codes
 from bipft_compress.nn.rounding import RowRounding
 
 
@@ -41,28 +41,33 @@ class CompressedEmbedding(nn.Module):
 
 
 class SignEmbedding(CompressedEmbedding):
-    """The papers' code: one sign a weight and one scale a row (BinaryBERT, BiBERT, BiT).
+    """Planes of signs and one scale a row: at one bit the papers' code (BinaryBERT, BiBERT, BiT).
 
     Args:
         num_embeddings: size of the vocabulary.
         embedding_dim: width of a row.
+        bits: of a weight: 1 to 4; see `weight_codes`.
     """
 
-    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+    def __init__(self, num_embeddings: int, embedding_dim: int, bits: int = 1) -> None:
         super().__init__()
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.num_embeddings, self.embedding_dim, self.bits = num_embeddings, embedding_dim, bits
         self.latent = nn.Parameter(torch.zeros(num_embeddings, embedding_dim))
         self.scale = nn.Parameter(torch.ones(num_embeddings, 1))
 
     @torch.no_grad()
     def initialise(self, table: Tensor) -> None:
-        """Take signs and mean magnitudes of `table`, (num_embeddings, embedding_dim)."""
-        self.latent.copy_(table)
-        self.scale.copy_(table.abs().mean(1, keepdim=True))
+        """Take the codes of the least squared error of `table`, (num_embeddings, embedding_dim)."""
+        step = nearest_codes(table, self.bits)[1]
+        self.latent.copy_(table / step * LATENT_STEP)
+        self.scale.copy_(step)
 
     def rows(self, ids: Tensor) -> Tensor:
         latent, scale = F.embedding(ids, self.latent), F.embedding(ids, self.scale)
-        return weight_sign(latent) * scale
+        return weight_codes(latent, self.bits) * scale
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, bits={self.bits}"
 
 
 class FrequencyAwareEmbedding(CompressedEmbedding):

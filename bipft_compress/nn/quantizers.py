@@ -6,10 +6,14 @@ XOR+popcount kernel serves them all. No code is ever zero: a zero would not be o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+LATENT_STEP = 0.05
+"""What a code of 1 is in a latent weight: the size of BERT's own weights, so that one learning rate
+serves latent weights and all else."""
 
 
 def sign(x: Tensor) -> Tensor:
@@ -18,7 +22,7 @@ def sign(x: Tensor) -> Tensor:
     return torch.copysign(torch.ones((), dtype=x.dtype, device=x.device), x + 0.0)
 
 
-def signed_codes(s: Tensor, scale: Tensor, bits: int) -> Tensor:
+def signed_codes(s: Tensor, scale: Tensor | float, bits: int) -> Tensor:
     """The nearest k-bit code of ``s / scale``: an odd integer in ``[-(2^k - 1), 2^k - 1]``.
 
     Odd integers are exactly the sums ``sum_i 2^i b_i`` over k bit planes ``b_i`` of +1 and -1.
@@ -28,6 +32,62 @@ def signed_codes(s: Tensor, scale: Tensor, bits: int) -> Tensor:
         return sign(s)
     half = 2 ** (bits - 1)
     return 2 * torch.floor(s / (2 * scale)).clamp(-half, half - 1) + 1
+
+
+SMALLEST_STEP = 1e-6
+"""The least that a code of 1 may stand for: it is divided by."""
+
+_RATIO = 1.12
+"""Between two scales that are tried."""
+
+_LEAST_LARGEST = 0.5
+"""The least value of the largest code that is tried, in root mean squares."""
+
+_SAMPLE = 1 << 17
+"""Numbers of a row that scales are tried on; longer ones are sampled."""
+
+
+def best_scale(x: Tensor, bits: int) -> Tensor:
+    """The scale that rounds each row of `x` to k-bit codes with the least squared error.
+
+    At one bit this is the mean magnitude, in closed form. With more, what is far from normal (the
+    output of a GELU, a few large channels) needs scales far from those of a normal distribution,
+    so they are tried, from clipping nothing to clipping almost everything.
+
+    Args:
+        x: centred numbers, (rows, count).
+        bits: of a code: 1 to 8.
+
+    Returns:
+        Positive, (rows, 1).
+    """
+    if bits == 1:
+        return x.abs().mean(1, keepdim=True).clamp_min(SMALLEST_STEP)
+    value = x.abs().amax(1, keepdim=True).clamp_min(SMALLEST_STEP)
+    x = x[:, :: -(-x.shape[1] // _SAMPLE)]
+    least = _LEAST_LARGEST * x.square().mean(1, keepdim=True).sqrt()
+    best, error = value, torch.full_like(value, float("inf"))
+    while bool((value >= least).any()) and bool((value > SMALLEST_STEP / 2).any()):
+        scale = value / (2**bits - 1)
+        left = (scale * signed_codes(x, scale, bits) - x).square().sum(1, keepdim=True)
+        better = (left < error) & (value >= least)
+        best, error = torch.where(better, scale, best), torch.where(better, left, error)
+        value = value / _RATIO
+    return best.clamp_min(SMALLEST_STEP)
+
+
+def nearest_codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The codes of each row that leave the least squared error of its weights.
+
+    Args:
+        weight: (rows, columns).
+        bits: of a weight.
+
+    Returns:
+        Odd integers, (rows, columns), and what a code of 1 stands for in each row, (rows, 1).
+    """
+    step = best_scale(weight, bits)
+    return signed_codes(weight, step, bits), step
 
 
 class _ActivationQuantizer(torch.autograd.Function):
@@ -50,6 +110,34 @@ class _ActivationQuantizer(torch.autograd.Function):
         if s is not None:
             grad_scale = -(grad_s * s).div(scale).sum_to_size(scale.shape)
         return grad_s, grad_scale, None, None, None
+
+
+DynamicScale = Literal["none", "rms", "max"]
+"""What a token's own codes are scaled with: nothing, the root mean square of its shifted
+activations, or their largest magnitude."""
+
+
+def token_magnitude(s: Tensor, kind: DynamicScale) -> Tensor | None:
+    """The magnitude of each token, without a gradient.
+
+    A few tokens of BERT, as ``[SEP]``, have activations dozens of times as large as all others
+    (Bondarenko et al. 2021): one scale for all tokens either clips these or wastes most codes.
+
+    Args:
+        s: activations after the shift, (..., channels).
+        kind: see `DynamicScale`.
+
+    Returns:
+        Positive, (..., 1), or None for ``none``.
+    """
+    if kind == "none":
+        return None
+    s = s.detach()
+    if kind == "rms":
+        magnitude = s.square().mean(-1, keepdim=True).sqrt()
+    else:
+        magnitude = s.abs().amax(-1, keepdim=True)
+    return magnitude.clamp_min(SMALLEST_STEP)
 
 
 def quantize_activation(
@@ -96,20 +184,30 @@ def scaled_gradient(scale: Tensor, count: int, bits: int) -> Tensor:
     return scaled
 
 
-class _WeightSign(torch.autograd.Function):
+class _WeightCodes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        return sign(weight)
+    def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
+        return signed_codes(weight, LATENT_STEP, bits)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def weight_codes(weight: Tensor, bits: int) -> Tensor:
+    """Codes of latent weights: `signed_codes` of steps of `LATENT_STEP`, the identity as gradient.
+
+    Args:
+        weight: latent weights, any shape.
+        bits: of a weight: 1 to 4.
+    """
+    codes: Tensor = _WeightCodes.apply(weight, bits)  # type: ignore[no-untyped-call]
+    return codes
 
 
 def weight_sign(weight: Tensor) -> Tensor:
-    """`sign` of latent weights with the identity as gradient."""
-    signs: Tensor = _WeightSign.apply(weight)  # type: ignore[no-untyped-call]
-    return signs
+    """`weight_codes` of one bit: the sign."""
+    return weight_codes(weight, 1)
 
 
 class _Round(torch.autograd.Function):

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bipft_compress.errors import RecipeError
 from bipft_compress.recipe.sections import (
     Activations,
+    DynamicScale,
     Embeddings,
     Estimators,
     Finetuning,
     Initialisation,
     Kept,
     Objective,
+    Precision,
     Section,
     Stage,
     Text,
+    Weights,
 )
 
 _PACKAGE = Path(__file__).parents[1]
@@ -30,15 +34,31 @@ SHIPPED = next(
 )
 
 
+class ModulePrecision(NamedTuple):
+    """Bits and rank of one module; see `Precision` for what each is."""
+
+    weights: int
+    activations: int
+    key_values: int
+    dynamic_scale: DynamicScale
+    rank: int
+
+
 class Recipe(Section):
     """Every choice of a compression. Load one by name or file with `Recipe.load`."""
 
     name: str = Field("custom", description="Shown in reports.")
     description: str = Field("", description="One line, shown by `bipft-compress recipes`.")
+    weights: Weights = Weights()
     activations: Activations = Activations()
     embeddings: Embeddings = Embeddings()
     kept: Kept = Kept()
     estimators: Estimators = Estimators()
+    modules: dict[str, Precision] = Field(
+        default_factory=dict,
+        description="Patterns (regular expressions) of the ends of modules' paths, and what these "
+        "modules have instead; the first that matches counts (as PEFT's rank_pattern).",
+    )
     initialisation: Initialisation = Initialisation()
     text: Text = Text()
     objective: Objective = Objective()
@@ -51,6 +71,40 @@ class Recipe(Section):
         default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
     )
     finetuning: Finetuning = Finetuning()
+
+    @field_validator("modules")
+    @classmethod
+    def _patterns_compile(cls, modules: dict[str, Precision]) -> dict[str, Precision]:
+        for pattern in modules:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return modules
+
+    def precision(self, path: str, kind: str | None = None) -> ModulePrecision:
+        """Bits and rank of a module.
+
+        Args:
+            path: of a binary linear layer or an attention, from the model's root.
+            kind: of the linear layer, see `spec.KINDS`; None for an attention.
+        """
+        chosen = next(
+            (
+                precision
+                for pattern, precision in self.modules.items()
+                if re.fullmatch(rf"(.*\.)?({pattern})", path)
+            ),
+            Precision(),
+        )
+        # Bits are never 0, a rank may be.
+        return ModulePrecision(
+            chosen.weights or self.weights.bits,
+            chosen.activations or self.activations.bits,
+            chosen.key_values or self.activations.key_value_bits,
+            chosen.dynamic_scale or self.activations.dynamic_scale,
+            self.estimators.ranks().get(kind or "", 0) if chosen.rank is None else chosen.rank,
+        )
 
     @model_validator(mode="after")
     def _shares_leave_a_first_stage(self) -> Self:
@@ -121,7 +175,12 @@ class Recipe(Section):
         if rank < 0:
             raise RecipeError(f"--rank {rank} is not valid: a rank is 0 or more.")
         ranks = dict.fromkeys(self.estimators.ranks(), rank)
-        return self.model_copy(update={"estimators": self.estimators.model_copy(update=ranks)})
+        estimators = self.estimators.model_copy(update=ranks)
+        modules = {
+            pattern: precision.model_copy(update={"rank": None})
+            for pattern, precision in self.modules.items()
+        }
+        return self.model_copy(update={"estimators": estimators, "modules": modules})
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults included, as YAML that `load` reads back."""

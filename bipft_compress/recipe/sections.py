@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Bits = Literal[1, 2, 4, 8]
+WeightBits = Literal[1, 2, 3, 4]
+DynamicScale = Literal["none", "rms", "max"]
 Rank = int
 
 
@@ -16,11 +18,32 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Weights(Section):
+    """How the weights of linear layers become bits: m planes of signs, one scale a row."""
+
+    bits: WeightBits = Field(1, description="Bits of a weight of a linear layer.")
+
+
+class Precision(Section):
+    """What some modules have instead of the bits and ranks of the sections; null for these."""
+
+    weights: WeightBits | None = Field(None, description="Bits of a weight of a linear layer.")
+    activations: Bits | None = Field(None, description="Bits of an input, query or probability.")
+    key_values: Bits | None = Field(None, description="Bits of keys and values of an attention.")
+    dynamic_scale: DynamicScale | None = Field(None, description="As in activations.")
+    rank: int | None = Field(None, ge=0, description="Rank of a linear layer's estimator.")
+
+
 class Activations(Section):
     """How activations become bits (METHOD: one shift, one scale, k bit planes)."""
 
     bits: Bits = Field(1, description="Bits of an activation, a query and a probability.")
     key_value_bits: Bits = Field(1, description="Bits of keys and values, packed like weights.")
+    dynamic_scale: DynamicScale = Field(
+        "none",
+        description="What the codes of a token are scaled with as it runs: nothing, its root mean "
+        "square (few bits), or its largest magnitude (8 bits; ffn_down, where tokens differ most).",
+    )
     clip: float = Field(
         1.0, gt=0, description="Gradients stop at this multiple of the largest code's value."
     )
@@ -44,8 +67,9 @@ class Embeddings(Section):
     """How the word embeddings are stored; they are looked up, never multiplied."""
 
     code: Literal["full", "sign", "frequency-aware"] = Field(
-        "frequency-aware", description="full precision, the papers' sign, or bits by frequency."
+        "frequency-aware", description="full precision, planes of signs, or bits by frequency."
     )
+    bits: WeightBits = Field(1, description="sign: planes, bits of a weight; 1 is the papers'.")
     frequent_fraction: float = Field(
         0.1, gt=0, lt=1, description="frequency-aware: share of the vocabulary kept in 4 bits."
     )

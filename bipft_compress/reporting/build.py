@@ -16,7 +16,7 @@ from bipft_compress.nn import BinaryLinear
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting.schema import ModelFacts, Report, RunFacts, Swapped
-from bipft_compress.structure.swap import swap
+from bipft_compress.structure.swap import on_meta, swap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +53,7 @@ def build_report(
     config = model_or_config.config
     check_supported(config)
     _check_size(config, batch, sequence_length)
-    model = _on_meta(model_or_config)
+    model = on_meta(model_or_config)
     swapped = run.swapped
     if any(isinstance(module, BinaryLinear) for module in model.modules()):
         original = _original(model)
@@ -144,17 +144,6 @@ def _empty(config: PretrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
         model: PreTrainedModel = AutoModel.from_config(copy.deepcopy(config))
     return model
-
-
-def _on_meta(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of `model` without its numbers: as cheap as its module tree, ties kept."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
 
 
 def _decisions(model: PreTrainedModel, recipe: Recipe) -> list[Swapped]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bipft_compress.nn import CompressedEmbedding, TiedDecoder
 from bipft_compress.runtime import ops
 from bipft_compress.runtime.native import REFERENCE, chosen_path
-from bipft_compress.storage.bits import unpack_fields, unpack_signs
+from bipft_compress.storage.bits import unpack_fields, unpack_planes
 from bipft_compress.storage.codec import decode_rows
 
 _CHUNK_ROWS = 4096
@@ -44,24 +44,35 @@ class PackedSignEmbedding(PackedEmbedding):
     """See `nn.SignEmbedding`.
 
     Args:
-        packed: (rows, ceil(columns / 8)), uint8.
+        packed: codes of the rows: see `storage.bits.pack_planes`.
         scale: (rows, 1).
+        bits: of a weight.
         columns: numbers of a row.
     """
 
     packed: Tensor
     scale: Tensor
 
-    def __init__(self, packed: Tensor, scale: Tensor, columns: int) -> None:
-        super().__init__(packed.shape[0], columns)
+    def __init__(self, packed: Tensor, scale: Tensor, bits: int, columns: int) -> None:
+        super().__init__(packed.shape[-2], columns)
+        self.bits = bits
         self.register_buffer("packed", packed)
         self.register_buffer("scale", scale)
 
     def rows(self, ids: Tensor) -> Tensor:
-        if self.path != REFERENCE:
-            return ops.rows(ids, self.packed, self.scale, 1, self.embedding_dim, self.path)
-        signs = unpack_signs(self.packed[ids], self.embedding_dim)
-        return (signs * self.scale[ids].float()).to(self.moved.dtype)
+        planes = self.packed.view(self.bits, self.num_embeddings, -1)
+        if self.path == REFERENCE:
+            codes = unpack_planes(
+                planes[:, ids].squeeze(0) if self.bits == 1 else planes[:, ids],
+                self.bits,
+                self.embedding_dim,
+            )
+            return (codes * self.scale[ids].float()).to(self.moved.dtype)
+        parts = [
+            ops.rows(ids, plane, self.scale * 2**number, 1, self.embedding_dim, self.path)
+            for number, plane in enumerate(planes)
+        ]
+        return torch.stack(parts).sum(0) if self.bits > 1 else parts[0]
 
 
 class PackedRoundedEmbedding(PackedEmbedding):

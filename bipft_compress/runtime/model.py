@@ -141,7 +141,9 @@ def _word_embedding(
 ) -> PackedEmbedding:
     columns = module.embedding_dim
     if isinstance(module, SignEmbedding):
-        return PackedSignEmbedding(tensors[f"{path}.weight"], tensors[f"{path}.scale"], columns)
+        return PackedSignEmbedding(
+            tensors[f"{path}.weight"], tensors[f"{path}.scale"], module.bits, columns
+        )
     marked = unpack_fields(tensors[f"{path}.is_frequent"], 1, module.num_embeddings).sum()
     if marked != module.frequent_rows:
         raise CheckpointError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bipft_compress.nn import BinaryAttention, BinaryLinear
-from bipft_compress.storage.bits import unpack_signs
+from bipft_compress.storage.bits import unpack_planes, unpack_signs
 
 
 def _take_over(new: nn.Module, old: nn.Module) -> None:
@@ -19,11 +19,11 @@ def _take_over(new: nn.Module, old: nn.Module) -> None:
 class PackedLinear(BinaryLinear):
     """A `BinaryLinear` whose weight is bits; for inference.
 
-    The signs are unpacked while it runs and dropped after it; in memory stay the bits.
+    The codes are unpacked while it runs and dropped after it; in memory stay the bits.
 
     Args:
         linear: whose parameters it takes over, all but the latent weight.
-        bits: packed signs of the weight, (out, ceil(in / 8)), uint8: see `runtime.bits`.
+        bits: packed codes of the weight: see `storage.bits.pack_planes`.
     """
 
     def __init__(self, linear: BinaryLinear, bits: Tensor) -> None:
@@ -31,8 +31,9 @@ class PackedLinear(BinaryLinear):
         del self.weight
         self.register_buffer("weight", bits)
 
-    def signs(self) -> Tensor:
-        return unpack_signs(self.weight, self.in_features).to(self.shift.dtype)
+    def codes(self) -> Tensor:
+        codes = unpack_planes(self.weight, self.weight_bits, self.in_features)
+        return codes.to(self.shift.dtype)
 
 
 class PackedAttention(BinaryAttention):

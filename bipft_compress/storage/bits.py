@@ -45,3 +45,28 @@ def pack_signs(x: Tensor) -> Tensor:
 def unpack_signs(packed: Tensor, count: int) -> Tensor:
     """+1.0 and -1.0 in fp32, (..., count), of what `pack_signs` packed."""
     return unpack_fields(packed, 1, count).float() * 2 - 1
+
+
+def pack_planes(codes: Tensor, bits: int) -> Tensor:
+    """Odd integers as planes of signs, the least significant first.
+
+    Args:
+        codes: in ``[-(2^bits - 1), 2^bits - 1]``, (..., n): ``sum_p 2^p sign_p``.
+        bits: of a code.
+
+    Returns:
+        uint8, (bits, ..., ceil(n / 8)); without the first dimension at one bit.
+    """
+    fields = (codes + (2**bits - 1)).to(torch.int64) >> 1
+    planes = torch.stack([pack_fields((fields >> plane) & 1, 1) for plane in range(bits)])
+    return planes if bits > 1 else planes[0]
+
+
+def unpack_planes(packed: Tensor, bits: int, count: int) -> Tensor:
+    """The inverse of `pack_planes`: `count` codes a row, fp32, (..., count)."""
+    if bits == 1:
+        return unpack_signs(packed, count)
+    codes = unpack_signs(packed[0], count)
+    for plane in range(1, bits):
+        codes += 2**plane * unpack_signs(packed[plane], count)
+    return codes

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from bipft_compress.nn import weight_codes
+from bipft_compress.nn.quantizers import LATENT_STEP
 from bipft_compress.nn.rounding import row_codes
-from bipft_compress.storage.bits import pack_fields, pack_signs, unpack_fields, unpack_signs
+from bipft_compress.storage.bits import (
+    pack_fields,
+    pack_planes,
+    pack_signs,
+    unpack_fields,
+    unpack_planes,
+    unpack_signs,
+)
 from bipft_compress.storage.plan import Storage
+
+_SAFETENSORS_TYPES = {torch.uint8: "U8", torch.float16: "F16", torch.float32: "F32"}
 
 
 def decode_rows(packed: Tensor, scale: Tensor, bits: int, columns: int) -> Tensor:
@@ -35,8 +47,28 @@ def packed_like(storage: Storage, shape: torch.Size) -> Tensor:
         return torch.empty(shape, dtype=_number_type(storage.bits), device="meta")
     if storage.code == "rows":
         shape = torch.Size((shape[:-1].numel(), shape[-1]))
+    if storage.code == "planes":
+        planes = (storage.bits,) if storage.bits > 1 else ()
+        width = -(-shape[-1] // 8)
+        return torch.empty((*planes, *shape[:-1], width), dtype=torch.uint8, device="meta")
     width = -(-shape[-1] * storage.bits // 8)
     return torch.empty((*shape[:-1], width), dtype=torch.uint8, device="meta")
+
+
+def file_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the safetensors file that holds `tensors`, which may be on the meta device.
+
+    The format: eight bytes for the header's length, the header in JSON, filled up with spaces to a
+    multiple of eight, and the tensors.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        kind = _SAFETENSORS_TYPES[tensor.dtype]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    length = len(json.dumps(header, separators=(",", ":")).encode())
+    return 8 + -(-length // 8) * 8 + end
 
 
 def _number_type(bits: int) -> torch.dtype:
@@ -58,6 +90,8 @@ def pack_state(state: Mapping[str, Tensor], plan: Mapping[str, Storage]) -> dict
 
 def _encode(tensor: Tensor, storage: Storage, state: Mapping[str, Tensor]) -> Tensor:
     match storage.code:
+        case "planes":
+            return pack_planes(weight_codes(tensor, storage.bits), storage.bits)
         case "signs":
             return pack_signs(tensor)
         case "rows":
@@ -90,6 +124,8 @@ def _decode(
 ) -> Tensor:
     tensor = packed[storage.name]
     match storage.code:
+        case "planes":
+            return unpack_planes(tensor, storage.bits, shape[-1]) * LATENT_STEP
         case "signs":
             return unpack_signs(tensor, shape[-1])
         case "rows":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from bipft_compress.errors import RecipeError
@@ -28,7 +30,7 @@ from bipft_compress.nn import (
     round_rows,
 )
 from bipft_compress.recipe import Recipe
-from bipft_compress.spec import AttentionSpec, LinearSpec
+from bipft_compress.spec import LinearSpec
 from bipft_compress.structure.pooling import apply_pooling, pooling_of
 
 if TYPE_CHECKING:
@@ -79,6 +81,17 @@ def swap(model: PreTrainedModel, recipe: Recipe) -> tuple[Encoder, list[Decision
     return encoder, decisions
 
 
+def on_meta(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of `model` without its numbers: as cheap as its module tree, ties kept."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
 def _binarize(
     block: Block, layer: EncoderLayer, recipe: Recipe, counts: dict[str, int]
 ) -> Iterator[Decision]:
@@ -86,13 +99,13 @@ def _binarize(
     device = next(block.parameters()).device
     linears = {}
     for path, spec in layer.linears():
-        linears[spec.name] = _linear(path, spec, recipe).to(device)
-        rank = linears[spec.name].rank
-        reason = f"linear layer of the encoder; {recipe.activations.bits}-bit input"
-        reason += f", rank-{rank} estimator" if rank else ", no estimator"
+        linear = linears[spec.name] = _linear(path, spec, recipe).to(device)
+        reason = f"linear layer of the encoder; {linear.weight_bits}-bit weights, "
+        reason += f"{linear.bits}-bit input, "
+        reason += f"rank-{linear.rank} estimator" if linear.rank else "no estimator"
         yield Decision(path, spec.kind, counts[path], "binary", reason)
     block.set_linears(linears)
-    block.attention.core = _attention(layer.spec.attention, recipe).to(device)
+    block.attention.core = _attention(layer, recipe).to(device)
     if layer.spec.attention.relative is not None:
         reason = "keys and queries of positions: one sign a weight, one scale a head"
         parameters = counts[layer.attention]
@@ -118,31 +131,40 @@ def _check_rank(kind: str, rank: int, largest: int, where: str) -> None:
 
 
 def _linear(path: str, spec: LinearSpec, recipe: Recipe) -> BinaryLinear:
-    rank = recipe.estimators.ranks()[spec.kind]
-    _check_rank(spec.kind, rank, min(spec.inputs, spec.outputs), path)
+    precision = recipe.precision(path, spec.kind)
+    _check_rank(spec.kind, precision.rank, min(spec.inputs, spec.outputs), path)
     return BinaryLinear(
         spec.inputs,
         spec.outputs,
-        bits=recipe.activations.bits,
-        rank=rank,
+        weight_bits=precision.weights,
+        bits=precision.activations,
+        rank=precision.rank,
         clip=recipe.activations.clip,
         elastic=recipe.activations.elastic,
+        dynamic_scale=precision.dynamic_scale,
     )
 
 
-def _attention(spec: AttentionSpec, recipe: Recipe) -> BinaryAttention:
-    ranks = recipe.estimators.ranks()
+def _attention(layer: EncoderLayer, recipe: Recipe) -> BinaryAttention:
+    spec, ranks = layer.spec.attention, recipe.estimators.ranks()
+    precision = recipe.precision(layer.attention)
+    boolean = recipe.activations.attention == "boolean"
+    if boolean and precision.activations != 1:
+        raise RecipeError(
+            f"modules: {layer.attention} has {precision.activations}-bit activations, and "
+            "attention: boolean has one bit; set these to 1, or attention to softmax."
+        )
     for kind in ("scores", "context"):
         _check_rank(kind, ranks[kind], spec.head_dim, f"a head of width {spec.head_dim}")
     return BinaryAttention(
         spec,
-        bits=recipe.activations.bits,
-        key_value_bits=recipe.activations.key_value_bits,
+        bits=precision.activations,
+        key_value_bits=precision.key_values,
         score_rank=ranks["scores"],
         context_rank=ranks["context"],
         clip=recipe.activations.clip,
         elastic=recipe.activations.elastic,
-        boolean=recipe.activations.attention == "boolean",
+        boolean=boolean,
         from_hidden=recipe.estimators.attention_reads == "hidden-states",
     )
 
@@ -159,8 +181,8 @@ def _swap_embeddings(
         return [Decision(path, "word_embeddings", counts[path], "kept", reason)]
     coded: CompressedEmbedding
     if code == "sign":
-        coded = SignEmbedding(rows, width)
-        reason = "word embeddings: one sign a weight, one scale a row"
+        coded = SignEmbedding(rows, width, recipe.embeddings.bits)
+        reason = f"word embeddings: {coded.bits} bit a weight, one scale a row"
     else:
         frequent = min(max(1, round(rows * recipe.embeddings.frequent_fraction)), rows - 1)
         subvector = min(recipe.embeddings.subvector, width)

@@ -1,0 +1,5 @@
+"""Bits chosen per module: the least error within a budget of operations and memory."""
+
+from bipft_compress.allocation.allocate import Allocation, Allocator, Row, Targets
+
+__all__ = ["Allocation", "Allocator", "Row", "Targets"]

@@ -1,0 +1,282 @@
+"""Bits for every module of a model, within a budget of operations and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from bipft_compress.allocation.choose import Budget, Cost, cheapest, choose
+from bipft_compress.allocation.measure import Part, measure
+from bipft_compress.counting import ModelShape, count_operations, read_shape
+from bipft_compress.errors import UserError
+from bipft_compress.families import Encoder, describe, teacher_of
+from bipft_compress.fitting.compress import calibration_sequences, first_tokens
+from bipft_compress.recipe import Precision, Recipe
+from bipft_compress.storage.codec import file_bytes, packed_like
+from bipft_compress.storage.plan import storage_plan
+from bipft_compress.structure.swap import on_meta, swap
+from bipft_compress.text.batches import calibration_batches, token_frequencies
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FULL_BYTES = 4
+
+MEASURED_TOKENS = 2048
+"""Tokens of calibration text that errors are measured on: they only rank choices."""
+
+BATCH_TOKENS = 1024
+
+ROUNDS = 8
+"""Most corrections of a budget by what the counts say of the whole model."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a compressed model must reach, as ratios of the original's figures; None for any.
+
+    Attributes:
+        operations: times fewer operations, in the papers' convention.
+        memory: times fewer bytes, of the packed file.
+    """
+
+    operations: float | None = None
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("operations", self.operations), ("memory", self.memory)):
+            if value is not None and not value > 1:
+                raise UserError(
+                    f"--target-{option} {value} is not valid: it says how many times fewer, and "
+                    "must be above 1."
+                )
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was chosen for one part, as it is shown."""
+
+    part: str
+    kind: str
+    weights: int
+    activations: int
+    dynamic_scale: str
+    error: float
+    """What it adds to the predicted error at the end of the network."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A recipe whose bits were chosen for a model.
+
+    Attributes:
+        recipe: with a pattern for every module.
+        operations: times fewer, as counted.
+        memory: times fewer bytes of the packed file.
+        error: predicted normalised squared error of the last hidden states, before anything is
+            fitted; it ranks choices, and no more.
+        rows: one for each part.
+    """
+
+    recipe: Recipe
+    operations: float
+    memory: float
+    error: float
+    rows: tuple[Row, ...]
+
+
+class Allocator:
+    """Measures a model once; then `allocate` finds bits for any targets.
+
+    Args:
+        model: full-precision encoder, any head; not changed.
+        tokenizer: of `model`.
+        recipe: everything but the bits of modules and word embeddings.
+        calibration: text like that the model will see.
+        length: tokens of the sequence that operations are counted for.
+
+    Raises:
+        UserError: the recipe fixes bits by module itself.
+        UnsupportedModelError: an architecture that cannot be made binary.
+        CorpusError: the text is missing, empty or not text.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: Recipe,
+        calibration: str | Path,
+        *,
+        length: int = 128,
+    ) -> None:
+        if recipe.modules:
+            raise UserError(
+                f"Recipe {recipe.name} fixes bits by module, and a target chooses them: leave one "
+                "of the two out."
+            )
+        self.model, self.length = model, length
+        sign = recipe.embeddings.model_copy(update={"code": "sign", "bits": 1})
+        self.recipe = recipe.model_copy(update={"embeddings": sign})
+        sequences = calibration_sequences(tokenizer, recipe, calibration, model)
+        embedding = model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        frequencies = token_frequencies(sequences, embedding.num_embeddings)
+        teacher = teacher_of(model)
+        _, _, shape = self._swapped(self.recipe)
+        self.parts: list[Part] = measure(
+            teacher,
+            describe(teacher),
+            shape,
+            calibration_batches(first_tokens(sequences, MEASURED_TOKENS), BATCH_TOKENS),
+            frequencies,
+            recipe.initialisation.damping,
+        )
+        # Options have the whole bytes of their codes, and what their operations are above these.
+        cost, _ = self._count(self.recipe)
+        coded = sum(part.options[0].cost.bytes for part in self.parts)
+        self._fixed = Cost(cost.operations, cost.bytes - coded)
+
+    def allocate(self, targets: Targets) -> Allocation:
+        """The bits of least error that reach the targets.
+
+        Raises:
+            UserError: no bits reach them.
+        """
+        full = self._count(self.recipe)[1]
+        budget = Budget(
+            None if targets.operations is None else full.operations / targets.operations,
+            None if targets.memory is None else full.bytes / targets.memory,
+        )
+        options = {part.name: part.options for part in self.parts}
+        slack = Cost()
+        for _ in range(ROUNDS):
+            limit = Budget(
+                None if budget.operations is None else budget.operations - slack.operations,
+                None if budget.bytes is None else budget.bytes - slack.bytes,
+            )
+            chosen = choose(options, self._fixed, limit)
+            if chosen is None:
+                break
+            recipe = self._with_bits(chosen)
+            cost, _ = self._count(recipe)
+            if budget.allows(cost):
+                return self._allocation(recipe, chosen, cost, full)
+            # Parts are not quite independent: a little less, and again.
+            slack += Cost(
+                max(0.0, cost.operations - (budget.operations or cost.operations)),
+                max(0.0, cost.bytes - (budget.bytes or cost.bytes)),
+            )
+        raise self._refusal(targets, full)
+
+    def uniform(self, weights: int, activations: int, embeddings: int) -> Allocation:
+        """The same bits everywhere: what an allocation is compared with."""
+        chosen = {}
+        for part in self.parts:
+            bits = _same(part, weights, embeddings)
+            same = [
+                number
+                for number, choice in enumerate(part.choices)
+                if bits in (None, choice.weights)
+                and (part.kind == "embedding" or choice.activations == activations)
+                # One bit needs no magnitudes, and folds without.
+                and (activations > 1 or choice.dynamic_scale == "none")
+            ]
+            chosen[part.name] = min(same, key=lambda n, part=part: part.options[n].error)  # type: ignore[misc]
+        recipe = self._with_bits(chosen)
+        cost, full = self._count(recipe)
+        return self._allocation(recipe, chosen, cost, full)
+
+    def _allocation(
+        self, recipe: Recipe, chosen: dict[str, int], cost: Cost, full: Cost
+    ) -> Allocation:
+        rows = []
+        for part in self.parts:
+            choice, option = part.choices[chosen[part.name]], part.options[chosen[part.name]]
+            rows.append(
+                Row(
+                    _pattern(part), part.kind, choice.weights, choice.activations,
+                    choice.dynamic_scale, option.error,
+                )
+            )  # fmt: skip
+        return Allocation(
+            recipe,
+            full.operations / cost.operations,
+            full.bytes / cost.bytes,
+            sum(row.error for row in rows),
+            tuple(rows),
+        )
+
+    def _refusal(self, targets: Targets, full: Cost) -> UserError:
+        options = {part.name: part.options for part in self.parts}
+        nearest = []
+        if targets.operations is not None:
+            cost = self._count(self._with_bits(cheapest(options, Budget(operations=1.0))))[0]
+            nearest.append(f"{full.operations / cost.operations:.1f} times fewer operations")
+        if targets.memory is not None:
+            cost = self._count(self._with_bits(cheapest(options, Budget(bytes=1.0))))[0]
+            nearest.append(f"{full.bytes / cost.bytes:.1f} times less memory")
+        return UserError(
+            "No choice of bits reaches these targets: the nearest that this model and recipe allow "
+            f"is {' and '.join(nearest)}; ask for that or less."
+        )
+
+    def _with_bits(self, chosen: dict[str, int]) -> Recipe:
+        modules: dict[str, Precision] = {}
+        embeddings = self.recipe.embeddings
+        for part in self.parts:
+            choice = part.choices[chosen[part.name]]
+            if part.kind == "embedding":
+                embeddings = embeddings.model_copy(update={"bits": choice.weights})
+            elif part.kind == "attention":
+                modules[_pattern(part)] = Precision.model_validate(
+                    {"activations": choice.activations, "key_values": choice.activations}
+                )
+            else:
+                modules[_pattern(part)] = Precision.model_validate(
+                    {
+                        "weights": choice.weights,
+                        "activations": choice.activations,
+                        "dynamic_scale": choice.dynamic_scale,
+                    }
+                )
+        return self.recipe.model_copy(update={"modules": modules, "embeddings": embeddings})
+
+    def _swapped(self, recipe: Recipe) -> tuple[PreTrainedModel, Encoder, ModelShape]:
+        """The structure of the compressed model, without numbers."""
+        empty = on_meta(self.model)
+        encoder, _ = swap(empty, recipe)
+        nn.Module.to(empty, "meta")
+        return empty, encoder, read_shape(empty, encoder, 1, self.length)
+
+    def _count(self, recipe: Recipe) -> tuple[Cost, Cost]:
+        """What a recipe makes of the model: cost of the compressed model, and of the original."""
+        empty, encoder, shape = self._swapped(recipe)
+        operations = count_operations(shape)
+        plan, state = storage_plan(empty, encoder, recipe), empty.state_dict()
+        size = file_bytes(
+            {stored.name: packed_like(stored, state[name].shape) for name, stored in plan.items()}
+        )
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return (
+            Cost(operations.compressed, size),
+            Cost(operations.full_precision, parameters * FULL_BYTES),
+        )
+
+
+def _same(part: Part, weights: int, embeddings: int) -> int | None:
+    """Bits of a part's weights where all have the same; None for an attention, which has none."""
+    return {"linear": weights, "embedding": embeddings}.get(part.kind)
+
+
+def _pattern(part: Part) -> str:
+    """A recipe's pattern for the modules of a part."""
+    parents = {path.rpartition(".")[0] for path in part.modules}
+    names = "|".join(path.rpartition(".")[2] for path in part.modules)
+    if len(part.modules) == 1:
+        return part.modules[0]
+    return f"{parents.pop()}.({names})" if len(parents) == 1 else "|".join(part.modules)

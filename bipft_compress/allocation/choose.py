@@ -1,0 +1,124 @@
+"""Spend a budget where it removes most error: greedy choice by marginal gain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an option costs.
+
+    Attributes:
+        operations: FLOPs of a forward pass, in the papers' convention.
+        bytes: in the packed file.
+    """
+
+    operations: float = 0.0
+    bytes: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.operations + other.operations, self.bytes + other.bytes)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.operations - other.operations, self.bytes - other.bytes)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to code a part of the model.
+
+    Attributes:
+        error: what it adds to the normalised squared error at the end of the network.
+        cost: see `Cost`.
+    """
+
+    error: float
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a model may cost; None for no limit."""
+
+    operations: float | None = None
+    bytes: float | None = None
+
+    def allows(self, cost: Cost) -> bool:
+        """Whether a model of this cost stays within."""
+        return (self.operations is None or cost.operations <= self.operations) and (
+            self.bytes is None or cost.bytes <= self.bytes
+        )
+
+    def share(self, cost: Cost, free: Cost) -> float:
+        """How much of what is free a cost takes: 0 or less where it takes nothing."""
+        share = 0.0
+        if self.operations is not None:
+            share += cost.operations / max(free.operations, 1.0)
+        if self.bytes is not None:
+            share += cost.bytes / max(free.bytes, 1.0)
+        return share
+
+
+def cheapest(options: Mapping[str, Sequence[Option]], budget: Budget) -> dict[str, int]:
+    """Number of the option of each part that takes least of the budget; ties by error."""
+    unit = Cost(1.0, 1.0)
+    start: dict[str, int] = {}
+    for part, of_part in options.items():
+        # Operations and bytes are of one order only after they are measured in the largest of each.
+        most = Cost(
+            max(option.cost.operations for option in of_part) or unit.operations,
+            max(option.cost.bytes for option in of_part) or unit.bytes,
+        )
+        start[part] = min(
+            range(len(of_part)),
+            key=lambda n, of_part=of_part, most=most: (  # type: ignore[misc]
+                budget.share(of_part[n].cost, most),
+                of_part[n].error,
+            ),
+        )
+    return start
+
+
+def choose(
+    options: Mapping[str, Sequence[Option]], fixed: Cost, budget: Budget
+) -> dict[str, int] | None:
+    """An option for each part, of little error together, within a budget.
+
+    Starts at the cheapest options and always takes the step that removes most error for the share
+    of the free budget that it takes, to any other option of a part, as long as one fits.
+
+    Args:
+        options: of each part, at least one.
+        fixed: what the rest of the model costs.
+        budget: of all together.
+
+    Returns:
+        Part to the number of its option, or None where even the cheapest do not fit.
+    """
+    chosen = cheapest(options, budget)
+    cost = fixed
+    for part, number in chosen.items():
+        cost += options[part][number].cost
+    if not budget.allows(cost):
+        return None
+    free = Cost((budget.operations or 0.0) - cost.operations, (budget.bytes or 0.0) - cost.bytes)
+    while True:
+        best: tuple[float, str, int] | None = None
+        for part, number in chosen.items():
+            now = options[part][number]
+            for other, option in enumerate(options[part]):
+                step, gain = option.cost - now.cost, now.error - option.error
+                if gain <= 0 or not budget.allows(cost + step):
+                    continue
+                share = budget.share(step, free)
+                # A step that is better and no dearer comes first.
+                worth = gain / share if share > 0 else float("inf")
+                if best is None or worth > best[0]:
+                    best = worth, part, other
+        if best is None:
+            return chosen
+        _, part, other = best
+        cost += options[part][other].cost - options[part][chosen[part]].cost
+        chosen[part] = other

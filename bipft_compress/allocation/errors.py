@@ -1,0 +1,130 @@
+"""The error that each choice of bits leaves at a module's own output, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bipft_compress.fitting.attention import AttentionSample, fit_attention
+from bipft_compress.fitting.moments import LinearMoments
+from bipft_compress.nn import BinaryAttention, FullAttention, SignEmbedding, signed_codes
+from bipft_compress.nn.quantizers import (
+    DynamicScale,
+    best_scale,
+    nearest_codes,
+    token_magnitude,
+)
+
+WEIGHT_BITS = (1, 2, 3, 4)
+INPUTS: tuple[tuple[int, DynamicScale], ...] = (
+    (1, "none"), (1, "max"), (2, "rms"), (2, "max"), (4, "rms"), (4, "max"), (8, "max"),
+)  # fmt: skip
+"""Bits of an activation, and what scales them, that a linear layer may have."""
+
+ATTENTION_BITS = (1, 2, 4, 8)
+"""Bits of an attention's codes."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Bits for some modules that share them.
+
+    Attributes:
+        weights: of a weight, or of a word embedding's.
+        activations: of an input, or of queries, keys, values and probabilities.
+        dynamic_scale: of an input.
+    """
+
+    weights: int = 1
+    activations: int = 1
+    dynamic_scale: DynamicScale = "none"
+
+
+def linear_errors(
+    x: Tensor, weights: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Iterator[tuple[Choice, list[Tensor]]]:
+    """Errors of linear layers that read the same input, for every choice of bits.
+
+    Weights are those of `nearest_codes`, with a least-squares scale a row: what the descents over
+    codes and by layer gain on top is not counted.
+
+    Args:
+        x: their input, (tokens, in).
+        weights: of each in full precision, (out, in).
+        outputs: of each for `x`, (tokens, out).
+
+    Yields:
+        A choice, and for each layer the mean squared error of its output channels, (out,).
+    """
+    shift = x.mean(0)
+    widths = [output.shape[1] for output in outputs]
+    codes = {
+        bits: torch.cat([nearest_codes(weight.detach(), bits)[0] for weight in weights])
+        for bits in WEIGHT_BITS
+    }
+    for bits, dynamic_scale in INPUTS:
+        moments = LinearMoments(x.shape[1], sum(widths), of_inputs=False, device=x.device)
+        values = _code_values(x - shift, bits, dynamic_scale)
+        moments.update(x, values, torch.cat(list(outputs), 1))
+        m = moments.centred()
+        for weight_bits, of_rows in codes.items():
+            of_rows = of_rows.to(m.bb)
+            variance = ((of_rows @ m.bb) * of_rows).sum(1).clamp_min(torch.finfo(m.bb.dtype).tiny)
+            left = (m.yy - (m.yb * of_rows).sum(1).square() / variance).clamp_min(0).float()
+            yield Choice(weight_bits, bits, dynamic_scale), list(left.split(widths))
+
+
+def _code_values(s: Tensor, bits: int, dynamic_scale: DynamicScale) -> Tensor:
+    """Codes of shifted inputs (tokens, in), times the magnitudes of their tokens."""
+    magnitude = token_magnitude(s, dynamic_scale)
+    relative = s if magnitude is None else s / magnitude
+    codes = signed_codes(relative, best_scale(relative.flatten().unsqueeze(0), bits), bits)
+    return codes if magnitude is None else codes * magnitude
+
+
+def attention_errors(
+    original: FullAttention, samples: Sequence[AttentionSample], damping: float
+) -> Iterator[tuple[Choice, Tensor]]:
+    """Errors of an attention's context, for every choice of bits of all its codes.
+
+    Args:
+        original: in full precision.
+        samples: what it is called with; student and teacher are the same.
+        damping: see `fit_attention`.
+
+    Yields:
+        A choice, and the mean squared error of each channel, (heads * head_dim,).
+    """
+    for bits in ATTENTION_BITS:
+        binary = BinaryAttention(original.spec, bits=bits, key_value_bits=bits)
+        binary.to(samples[0].student[0].device).eval()
+        fit_attention(binary, original, samples, damping=damping)
+        error, tokens = torch.zeros(()), 0
+        for sample in samples:
+            arguments = (*sample.student, sample.mask, sample.bias, sample.hidden)
+            with torch.no_grad():
+                left = (binary(*arguments) - original(*arguments)).transpose(1, 2).flatten(2)
+            error = error + left.square().sum((0, 1))
+            tokens += sample.tokens
+        yield Choice(bits, bits), error / tokens
+
+
+def embedding_errors(table: Tensor, frequencies: Tensor) -> Iterator[tuple[Choice, Tensor]]:
+    """Errors of word embeddings in planes of signs, for each number of bits.
+
+    Args:
+        table: (num_embeddings, embedding_dim).
+        frequencies: of the words, summing to one, (num_embeddings,).
+
+    Yields:
+        A choice, and the mean squared error of each channel in text, (embedding_dim,).
+    """
+    read = frequencies > 0
+    rows, share = table[read], frequencies[read].unsqueeze(1)
+    for bits in WEIGHT_BITS:
+        coded = SignEmbedding(rows.shape[0], rows.shape[1], bits).to(rows.device)
+        coded.initialise(rows)
+        yield Choice(bits, 1), ((coded.weight.detach() - rows).square() * share).sum(0)

@@ -1,0 +1,180 @@
+"""What every choice of bits costs, and the error that it leaves at the end of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bipft_compress.allocation.choose import Cost, Option
+from bipft_compress.allocation.errors import (
+    Choice,
+    attention_errors,
+    embedding_errors,
+    linear_errors,
+)
+from bipft_compress.allocation.sensitivity import sensitivities
+from bipft_compress.counting.blocks import block_parts
+from bipft_compress.counting.memory import packed
+from bipft_compress.counting.shapes import LayerShape, ModelShape
+from bipft_compress.families import Encoder, EncoderLayer, get_module
+from bipft_compress.fitting.attention import AttentionSample
+from bipft_compress.fitting.layerwise import Call, LayerwiseRunner
+from bipft_compress.nn import FullAttention
+from bipft_compress.spec import LinearSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Part:
+    """Modules whose bits are chosen together.
+
+    Attributes:
+        name: shown to people: a path.
+        modules: paths of linear layers that read the same input; or of one attention, or of the
+            word embeddings.
+        kind: ``linear``, ``attention`` or ``embedding``.
+        choices: of bits.
+        options: error and cost of each choice.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    kind: str
+    choices: tuple[Choice, ...]
+    options: tuple[Option, ...]
+
+
+def measure(
+    teacher: PreTrainedModel,
+    encoder: Encoder,
+    shape: ModelShape,
+    batches: Sequence[Tensor],
+    frequencies: Tensor,
+    damping: float,
+) -> list[Part]:
+    """Error and cost of every choice, for every part of a model.
+
+    Args:
+        teacher: in full precision, with blocks.
+        encoder: its parts.
+        shape: of the binary model, at any bits.
+        batches: token ids, each (sequences, length), without padding.
+        frequencies: of the words, summing to one; see `embedding_errors`.
+        damping: ridge of the attention's fit.
+    """
+    words = encoder.word_embeddings
+    linears = [path for layer in encoder.layers for path, _ in layer.linears()]
+    attentions = [layer.attention for layer in encoder.layers]
+    sensitivity = sensitivities(teacher, [words, *linears, *attentions], batches)
+    parts = [_embedding(teacher, words, sensitivity[words], frequencies)]
+    runner = LayerwiseRunner(teacher, encoder, batches)
+    seen: set[int] = set()
+    for number in encoder.calls:
+        layer, calls = encoder.layers[number], runner.calls.copy()
+        outputs = runner.advance(record=[f"block.{linear.name}" for linear in layer.spec.linears()])
+        # A layer that is called again has the same bits there: its first call stands for all.
+        if number not in seen:
+            seen.add(number)
+            one = _OneLayer(teacher, layer, shape, shape.layers[number], calls, outputs)
+            parts += one.linears(sensitivity)
+            parts.append(one.attention(sensitivity[layer.attention], damping))
+    return parts
+
+
+def _embedding(
+    teacher: PreTrainedModel, path: str, sensitivity: Tensor, frequencies: Tensor
+) -> Part:
+    table = get_module(teacher, path).weight
+    assert isinstance(table, Tensor)
+    choices, options = [], []
+    for choice, error in embedding_errors(table.detach(), frequencies.to(table.device)):
+        size = packed(len(table) * choice.weights, table.shape[1], 1)
+        choices.append(choice)
+        options.append(Option(float((sensitivity * error).sum()), Cost(0.0, size)))
+    return Part(path, (path,), "embedding", tuple(choices), tuple(options))
+
+
+@dataclass
+class _OneLayer:
+    """What the options of one layer are measured on."""
+
+    teacher: PreTrainedModel
+    layer: EncoderLayer
+    shape: ModelShape
+    of_layer: LayerShape
+    calls: Sequence[Call]
+    outputs: Sequence[dict[str, Tensor]]
+
+    def _operations(self, layer: LayerShape) -> float:
+        return sum(part.compressed for part in block_parts(self.shape, layer))
+
+    def _inputs(self, name: str) -> Iterator[tuple[object, ...]]:
+        """What a module of the block is called with, batch by batch."""
+        layer = get_module(self.teacher, self.layer.path)
+        module = layer.get_submodule(f"block.{name}")
+        for call in self.calls:
+            yield call.inputs(layer, module)
+
+    def linears(self, sensitivity: dict[str, Tensor]) -> Iterator[Part]:
+        """A part for each input of linear layers."""
+        for stage in self.layer.spec.stages():
+            inputs = [args[0] for args in self._inputs(stage[0].name)]
+            x = torch.cat([y.flatten(0, -2) for y in inputs if isinstance(y, Tensor)])
+            paths = tuple(f"{self.layer.block}.{linear.name}" for linear in stage)
+            weights = [get_module(self.teacher, path).weight for path in paths]
+            outputs = [
+                torch.cat([o[f"block.{linear.name}"].float().flatten(0, -2) for o in self.outputs])
+                for linear in stage
+            ]
+            choices, options = [], []
+            for choice, errors in linear_errors(x, weights, outputs):  # type: ignore[arg-type]
+                error = sum(
+                    float((sensitivity[path] * own).sum())
+                    for path, own in zip(paths, errors, strict=True)
+                )
+                choices.append(choice)
+                options.append(Option(error, self._cost(stage, choice)))
+            yield Part(" ".join(paths), paths, "linear", tuple(choices), tuple(options))
+
+    def _cost(self, stage: Sequence[LinearSpec], choice: Choice) -> Cost:
+        bits = {
+            linear.name: replace(
+                self.of_layer.linears[linear.name],
+                bits=choice.activations,
+                weight_bits=choice.weights,
+                dynamic_scale=choice.dynamic_scale,
+            )
+            for linear in stage
+        }
+        changed = replace(self.of_layer, linears=self.of_layer.linears | bits)
+        size = sum(packed(linear.outputs * choice.weights, linear.inputs, 1) for linear in stage)
+        return Cost(self._operations(changed) - self._operations(self.of_layer), size)
+
+    def attention(self, sensitivity: Tensor, damping: float) -> Part:
+        """The part between queries, keys, values and the context."""
+        samples = []
+        for args in self._inputs("attention.core"):
+            query, key, value, mask, bias, hidden = args
+            heads = query, key, value
+            samples.append(AttentionSample(heads, heads, mask, bias, hidden))  # type: ignore[arg-type]
+        original = get_module(self.teacher, self.layer.attention)
+        assert isinstance(original, FullAttention)
+        choices, options = [], []
+        for choice, error in attention_errors(original, samples, damping):
+            bits = replace(
+                self.of_layer.attention,
+                bits=choice.activations,
+                key_value_bits=choice.activations,
+            )
+            operations = self._operations(replace(self.of_layer, attention=bits))
+            cost = Cost(operations - self._operations(self.of_layer), 0.0)
+            choices.append(choice)
+            options.append(Option(float((sensitivity * error).sum()), cost))
+        path = self.layer.attention
+        return Part(path, (path,), "attention", tuple(choices), tuple(options))
