@@ -32,6 +32,7 @@ class BinaryLinear(nn.Module):
         in_features: width of the input.
         out_features: width of the output.
         bits: bits of an activation: 1, 2, 4 or 8.
+        weight_bits: bits of a weight: 1 to 4.
         rank: rank of the residual estimator; 0 for none.
         clip: see `quantize_activation`.
         elastic: learn the activation scale through the codes too; see `quantize_activation` and
@@ -44,6 +45,7 @@ class BinaryLinear(nn.Module):
         out_features: int,
         *,
         bits: int = 1,
+        weight_bits: int = 1,
         rank: int = 0,
         clip: float = 1.0,
         elastic: bool = False,
@@ -52,6 +54,7 @@ class BinaryLinear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.bits = bits
+        self.weight_bits = weight_bits
         self.clip = clip
         self.elastic = elastic
         self.weight = nn.Parameter(torch.zeros(out_features, in_features))
@@ -69,6 +72,10 @@ class BinaryLinear(nn.Module):
         """Signs of the weights, (out, in)."""
         return weight_sign(self.weight)
 
+    def codes(self) -> Tensor:
+        """Codes of the weights, odd integers, (out, in)."""
+        return self.signs()
+
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` of shape (..., in) to (..., out)."""
         step: Tensor = self.activation_scale
@@ -78,11 +85,11 @@ class BinaryLinear(nn.Module):
         scale = step * self.weight_scale
         if self.training:
             # The scales go into the small weight matrix, not onto the large output: a pass less.
-            y = F.linear(codes, self.signs() * scale.unsqueeze(1), self.bias)
+            y = F.linear(codes, self.codes() * scale.unsqueeze(1), self.bias)
         else:
             # The integers first, as the packed runtime has them: a sum that is 0 stays 0, and
             # what lies exactly on the next threshold falls on the same side everywhere.
-            y = F.linear(codes, self.signs()) * scale + self.bias
+            y = F.linear(codes, self.codes()) * scale + self.bias
         return y if self.estimator is None else y + self.estimator(x)
 
     @torch.no_grad()
@@ -92,7 +99,7 @@ class BinaryLinear(nn.Module):
         This is what a packed kernel must reproduce bit for bit.
         """
         codes = signed_codes(x - self.shift, self.activation_scale, self.bits)
-        return F.linear(codes, self.signs())
+        return F.linear(codes, self.codes())
 
     def extra_repr(self) -> str:
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from bipft_compress.nn import BinaryAttention, BinaryLinear
@@ -23,7 +24,9 @@ class PackedLinear(BinaryLinear):
 
     Args:
         linear: whose parameters it takes over, all but the latent weight.
-        bits: packed signs of the weight, (out, ceil(in / 8)), uint8: see `runtime.bits`.
+        bits: packed signs of the weight, (out, ceil(in / 8)), uint8: see `storage.bits`. With
+            several bits a weight, planes of them, the least significant first,
+            (`weight_bits`, out, ceil(in / 8)).
     """
 
     def __init__(self, linear: BinaryLinear, bits: Tensor) -> None:
@@ -33,6 +36,13 @@ class PackedLinear(BinaryLinear):
 
     def signs(self) -> Tensor:
         return unpack_signs(self.weight, self.in_features).to(self.shift.dtype)
+
+    def codes(self) -> Tensor:
+        signs = self.signs()
+        if self.weight_bits == 1:
+            return signs
+        steps = 2.0 ** torch.arange(self.weight_bits, device=signs.device)
+        return torch.einsum("p,poi->oi", steps.to(signs.dtype), signs)
 
 
 class PackedAttention(BinaryAttention):
