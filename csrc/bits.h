@@ -19,6 +19,14 @@ struct Layout {
   int word;
 };
 
+// How a path multiplies codes of several bits as 8-bit integers.
+struct Dot {
+  Layout layout;  // of weights, a byte each
+  int offset;     // what is taken from the fields of activations (codes.h)
+  int tokens;     // that share a pass over the weights
+  int planes;     // pairs of planes from which this is faster than popcounts
+};
+
 // Internal linkage, here and in all headers of the kernels: each path is compiled for another
 // processor, and the linker must not take one path's copy of a function for all of them.
 namespace {
@@ -35,6 +43,12 @@ inline int popcount64(std::uint64_t x) {
 
 inline std::uint64_t load64(const std::uint8_t* p) {
   std::uint64_t x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+
+inline std::int32_t load32(const std::uint8_t* p) {
+  std::int32_t x;
   std::memcpy(&x, p, sizeof x);
   return x;
 }
@@ -87,6 +101,12 @@ inline std::int64_t words_of(const Layout& l, std::int64_t in) {
 inline std::int64_t blocks_of(const Layout& l, std::int64_t out) { return ceil_div(out, l.rows); }
 inline std::int64_t interleaved_bytes(const Layout& l, std::int64_t in, std::int64_t out) {
   return blocks_of(l, out) * words_of(l, in) * l.rows * l.word;
+}
+
+// Rows of one plane of weights where several follow each other: whole blocks, and whole bytes of
+// the output's signs.
+constexpr std::int64_t padded_rows(const Layout& l, std::int64_t out) {
+  return round_up(round_up(out, l.rows), 8);
 }
 
 // From rows of `stride` bytes to blocks of `rows` rows, a word of each after the other.

@@ -17,10 +17,12 @@ namespace {
 template <class Isa>
 class Block {
  public:
-  Block(const Program& program, const Input& input)
+  Block(const Program& program, const Input& input, int threads)
       : p_(program),
         a_(program.attention),
         in_(input),
+        tokens_(tokens_of_item(program.tokens, kTile, input.batch * input.length, threads)),
+        threads_(threads),
         projections_(program, input),
         position_keys_(program, a_.position_key, input),
         position_queries_(program, a_.position_query, input),
@@ -33,18 +35,18 @@ class Block {
   }
 
   // y: (batch, length, hidden).
-  void operator()(float* y, int threads) {
-    const std::int64_t tiles = ceil_div(in_.length, kTile);
-    std::vector<Worker> workers(threads, Worker(p_));
+  void operator()(float* y) {
+    const std::int64_t tiles = ceil_div(in_.length, tokens_);
+    std::vector<Worker> workers(threads_, Worker(p_, tokens_));
     const auto tile = [&](std::int64_t item) {
-      const std::int64_t start = item % tiles * kTile;
-      return Tile{item / tiles, start, std::min(kTile, in_.length - start)};
+      const std::int64_t start = item % tiles * tokens_;
+      return Tile{item / tiles, start, std::min(tokens_, in_.length - start)};
     };
-    parallel_for(in_.batch * tiles, threads,
+    parallel_for(in_.batch * tiles, threads_,
                  [&](std::int64_t item, int worker) { project(tile(item), workers[worker]); });
-    parallel_for(projections_.parts(), threads,
+    parallel_for(projections_.parts(), threads_,
                  [&](std::int64_t part, int) { projections_.weave(part); });
-    parallel_for(in_.batch * tiles, threads,
+    parallel_for(in_.batch * tiles, threads_,
                  [&](std::int64_t item, int worker) { finish(tile(item), y, workers[worker]); });
   }
 
@@ -58,12 +60,12 @@ class Block {
 
   // What one thread works in.
   struct Worker {
-    explicit Worker(const Program& p)
+    Worker(const Program& p, std::int64_t tokens)
         : linear(p),
           feed_forward(p),
-          context(kTile * p.attention.heads * p.attention.head_dim),
-          stream(kTile * p.stream),
-          next(kTile * p.stream) {}
+          context(tokens * p.attention.heads * p.attention.head_dim),
+          stream(tokens * p.stream),
+          next(tokens * p.stream) {}
     Linear<Isa> linear;
     HeadAttention<Isa> attention;
     FeedForward<Isa> feed_forward;
@@ -108,10 +110,12 @@ class Block {
     const std::int64_t wide = a_.heads * a_.head_dim;
     const float* hidden = in_.x + token(tile) * p_.hidden;
     y += token(tile) * p_.hidden;
-    for (std::int64_t h = 0; h < a_.heads; ++h)
-      w.attention(head(tile.b, h), tables_.empty() ? nullptr : &tables_[h],
-                  projections_.queries(tile.b, h, tile.start), tile.start, tile.count,
-                  w.context.data() + h * a_.head_dim, wide);
+    for (std::int64_t t = 0; t < tile.count; t += kTile)
+      for (std::int64_t h = 0; h < a_.heads; ++h)
+        w.attention(head(tile.b, h), tables_.empty() ? nullptr : &tables_[h],
+                    projections_.queries(tile.b, h, tile.start + t), tile.start + t,
+                    std::min(kTile, tile.count - t),
+                    w.context.data() + t * wide + h * a_.head_dim, wide);
     const float* residual = p_.narrow() ? residual_.data() + token(tile) * p_.stream : hidden;
     w.linear(a_.output, w.context.data(), tile.count, w.stream.data());
     add_residual(p_, a_.norm, residual, tile.count, p_.stream, w.stream.data());
@@ -176,6 +180,8 @@ class Block {
   const Program& p_;
   const AttentionPart& a_;
   const Input& in_;
+  const std::int64_t tokens_;  // of an item of work
+  const int threads_;
   Projections<Isa> projections_;
   const PositionRows position_keys_, position_queries_;
   std::vector<std::uint16_t> forbidden_;

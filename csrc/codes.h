@@ -34,6 +34,17 @@ inline void split(std::int64_t first, std::int64_t end, int bits, Code code, Pla
   }
 }
 
+// The field of code k of a row: the unsigned integer whose bits are the code's planes. A code is
+// twice its field less 2^bits - 1.
+inline auto fields(const float* x, const float* shift, float scale, int bits) {
+  const float half = static_cast<float>(1 << (bits - 1)), step = 2.0f * scale;
+  return [=](std::int64_t k) {
+    // The bounds come first: what is not a number is then the least code.
+    const float steps = std::max(-half, std::floor((x[k] - shift[k]) / step));
+    return static_cast<int>(std::min(half - 1.0f, steps) + half);
+  };
+}
+
 // The k-bit codes of one row; plane(i) is where its i-th bits go, row_bytes(n) of them.
 template <class Isa, class Plane>
 inline void quantise(const float* x, std::int64_t n, const float* shift, float scale, int bits,
@@ -46,13 +57,7 @@ inline void quantise(const float* x, std::int64_t n, const float* shift, float s
     for (; k < n; ++k) out[k / 8] |= static_cast<std::uint8_t>(x[k] >= shift[k]) << (k % 8);
     return;
   }
-  const float half = static_cast<float>(1 << (bits - 1)), step = 2.0f * scale;
-  const auto code = [=](std::int64_t k) {
-    // The bounds come first: what is not a number is then the least code.
-    const float steps = std::max(-half, std::floor((x[k] - shift[k]) / step));
-    return static_cast<int>(std::min(half - 1.0f, steps) + half);
-  };
-  split(0, n, bits, code, plane);
+  split(0, n, bits, fields(x, shift, scale, bits), plane);
 }
 
 }  // namespace

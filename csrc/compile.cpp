@@ -26,14 +26,11 @@ const std::map<std::string, Activation>& activations() {
 
 class Compiler {
  public:
-  Compiler(const Source& source, const Path& path)
-      : from_(source), layout_(path.layout), bytes_(round_up(sizeof(Program), 64)) {
-    program_.magic = Program::kMagic;
-    program_.path = path_number(path);
-  }
+  Compiler(const Source& source, const Path& path) : from_(source), path_(path) {}
 
-  std::vector<std::uint8_t> run() {
-    Program& p = program_;
+  std::vector<std::uint8_t> block() {
+    Program p{};
+    bytes_.resize(round_up(sizeof p, 64));
     p.hidden = from_.width("hidden");
     p.stream = from_.width("attention.output_width");
     p.attention = attention("attention.");
@@ -43,13 +40,28 @@ class Compiler {
          name = "feed_forward." + std::to_string(networks.size()) + ".")
       networks.push_back(feed_forward(name));
     p.feed_forward = append(networks);
-    from_.check_all_read();
-    p.bytes = static_cast<std::int64_t>(bytes_.size());
-    std::memcpy(bytes_.data(), &p, sizeof p);
-    return std::move(bytes_);
+    p.tokens = tokens_;
+    return finish(p);
+  }
+
+  std::vector<std::uint8_t> single() {
+    LinearProgram p{};
+    bytes_.resize(round_up(sizeof p, 64));
+    p.linear = linear("linear");
+    return finish(p);
   }
 
  private:
+  template <class P>
+  std::vector<std::uint8_t> finish(P& program) {
+    from_.check_all_read();
+    program.magic = P::kMagic;
+    program.path = path_number(path_);
+    program.bytes = static_cast<std::int64_t>(bytes_.size());
+    std::memcpy(bytes_.data(), &program, sizeof program);
+    return std::move(bytes_);
+  }
+
   template <class T>
   Section append(const std::vector<T>& values) {
     const auto offset = static_cast<std::int64_t>(bytes_.size());
@@ -89,11 +101,14 @@ class Compiler {
     l.in = from_.width(name + ".inputs");
     l.out = from_.width(name + ".outputs");
     l.bits = from_.whole(name + ".bits", 1, 8);
-    const std::int64_t bytes = ceil_div(l.in, 8);
-    std::vector<std::uint8_t> woven(interleaved_bytes(layout_, l.in, l.out));
-    interleave(layout_, from_.array<std::uint8_t>(name + ".weight", l.out * bytes), bytes, l.in,
-               l.out, woven.data());
-    l.weights = append(woven);
+    l.weight_bits = from_.whole(name + ".weight_bits", 1, kWeightBits);
+    const auto* planes = from_.array<std::uint8_t>(name + ".weight",
+                                                   l.weight_bits * l.out * ceil_div(l.in, 8));
+    // One bit of activations stays bits: what comes before may be folded into them.
+    if (l.bits > 1 && l.bits * l.weight_bits >= path_.dot.planes)
+      weights_as_codes(l, planes);
+    else
+      weights_as_planes(l, planes);
     l.shift = floats(name + ".shift", l.in);
     const float step = *from_.array<float>(name + ".activation_scale", 1);
     l.activation_scale = static_cast<double>(step);
@@ -115,6 +130,43 @@ class Compiler {
       l.bias = floats(name + ".bias", l.out);
     }
     return l;
+  }
+
+  void weights_as_planes(LinearPart& l, const std::uint8_t* planes) {
+    const std::int64_t rows = padded_rows(path_.layout, l.out), bytes = ceil_div(l.in, 8);
+    const std::int64_t size = interleaved_bytes(path_.layout, l.in, rows);
+    std::vector<std::uint8_t> woven(l.weight_bits * size);
+    for (std::int64_t p = 0; p < l.weight_bits; ++p) {
+      std::vector<std::uint8_t> plane(rows * bytes);
+      std::copy_n(planes + p * l.out * bytes, l.out * bytes, plane.data());
+      interleave(path_.layout, plane.data(), bytes, l.in, rows, woven.data() + p * size);
+    }
+    l.weights = append(woven);
+  }
+
+  void weights_as_codes(LinearPart& l, const std::uint8_t* planes) {
+    const Dot& dot = path_.dot;
+    const std::int64_t bytes = ceil_div(l.in, 8);
+    std::vector<std::uint8_t> codes(l.out * l.in);
+    std::vector<std::int32_t> correction(l.out);
+    // A code of activations is 2 (byte + offset) - (2^bits - 1).
+    const auto constant = static_cast<std::int32_t>(2 * dot.offset - ((1 << l.bits) - 1));
+    for (std::int64_t n = 0; n < l.out; ++n)
+      for (std::int64_t k = 0; k < l.in; ++k) {
+        std::int32_t code = 0;
+        for (std::int64_t p = 0; p < l.weight_bits; ++p) {
+          const int bit = planes[(p * l.out + n) * bytes + k / 8] >> (k % 8) & 1;
+          code += (2 * bit - 1) * (1 << p);
+        }
+        codes[n * l.in + k] = static_cast<std::uint8_t>(code);
+        correction[n] += constant * code;
+      }
+    std::vector<std::uint8_t> woven(interleaved_bytes(dot.layout, 8 * l.in, l.out));
+    interleave(dot.layout, codes.data(), l.in, 8 * l.in, l.out, woven.data());
+    l.kernel = Kernel::kInt8;
+    l.weights = append(woven);
+    l.correction = append(correction);
+    tokens_ = dot.tokens;
   }
 
   // `described`: where the description of this norm is, if not under its own name.
@@ -235,9 +287,9 @@ class Compiler {
   }
 
   Reader from_;
-  const Layout layout_;
-  Program program_{};
+  const Path& path_;
   std::vector<std::uint8_t> bytes_;
+  std::int64_t tokens_ = 1;
 };
 
 }  // namespace
@@ -249,7 +301,11 @@ std::vector<std::string> activation_names() {
 }
 
 std::vector<std::uint8_t> compile_block(const Source& source, const Path& path) {
-  return Compiler(source, path).run();
+  return Compiler(source, path).block();
+}
+
+std::vector<std::uint8_t> compile_linear(const Source& source, const Path& path) {
+  return Compiler(source, path).single();
 }
 
 }  // namespace bipft

@@ -32,4 +32,7 @@ std::vector<std::string> activation_names();
 // one that no kernel reads.
 std::vector<std::uint8_t> compile_block(const Source& source, const Path& path);
 
+// The same for one linear layer alone, named `linear`.
+std::vector<std::uint8_t> compile_linear(const Source& source, const Path& path);
+
 }  // namespace bipft

@@ -38,7 +38,7 @@ class FeedForward {
   // Both read what lies between the linears into `down`. Folded, it is never a number.
   void inner_signs(const FeedForwardPart& f, std::int64_t count, Linear<Isa>& linear) {
     const std::int64_t bytes = row_bytes(f.up.out);
-    grow(signs_, Isa::tokens * bytes);
+    grow(signs_, count * bytes);
     for (std::int64_t t = 0; t < count; ++t) linear.write_signs(f.up, t, signs_.data() + t * bytes);
     linear.read_planes(f.down, signs_.data(), count);
   }
@@ -46,11 +46,11 @@ class FeedForward {
   void inner_numbers(const FeedForwardPart& f, const float* from, std::int64_t count,
                      Linear<Isa>& linear) {
     const std::int64_t width = f.up.out;
-    grow(inner_, Isa::tokens * width);
+    grow(inner_, count * width);
     for (std::int64_t t = 0; t < count; ++t)
       linear.write(f.up, t, from + t * f.up.in, inner_.data() + t * width);
     if (f.gate.in) {
-      grow(gate_, Isa::tokens * width);
+      grow(gate_, count * width);
       linear(f.gate, from, count, gate_.data());
       activate(f.activation, gate_.data(), count * width);
       for (std::int64_t i = 0; i < count * width; ++i) inner_[i] *= gate_[i];

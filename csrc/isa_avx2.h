@@ -83,6 +83,41 @@ struct Avx2 {
               reinterpret_cast<__m256i*>(out + t * stride + v * 32 + h * 16), wide[t][v][h]);
   }
 
+  static constexpr Dot dot{{8, 4}, 0, 16, 6};
+  static constexpr int dot_rows = 4;
+  static constexpr int dot_vectors = 1;
+  static constexpr int dot_flush = 4;  // products of pairs that 16-bit sums can take: 4 * 7650
+
+  template <int T, int V>
+  static void dot_tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* fields,
+                       std::int64_t bytes, std::int32_t* out, std::int64_t stride) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i wide[T][V];
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v) wide[t][v] = _mm256_setzero_si256();
+    for (std::int64_t start = 0; start < words; start += dot_flush) {
+      const std::int64_t end = std::min(words, start + dot_flush);
+      __m256i sums[T][V];
+      for (int t = 0; t < T; ++t)
+        for (int v = 0; v < V; ++v) sums[t][v] = _mm256_setzero_si256();
+      for (std::int64_t j = start; j < end; ++j)
+        for (int v = 0; v < V; ++v) {
+          const __m256i w = _mm256_loadu_si256(
+              reinterpret_cast<const __m256i*>(weights + (v * words + j) * 32));
+          for (int t = 0; t < T; ++t) {
+            const __m256i a = _mm256_set1_epi32(load32(fields + t * bytes + j * 4));
+            sums[t][v] = _mm256_add_epi16(sums[t][v], _mm256_maddubs_epi16(a, w));
+          }
+        }
+      for (int t = 0; t < T; ++t)
+        for (int v = 0; v < V; ++v)
+          wide[t][v] = _mm256_add_epi32(wide[t][v], _mm256_madd_epi16(sums[t][v], ones));
+    }
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + t * stride + v * 8), wide[t][v]);
+  }
+
   static std::uint8_t at_least(const float* x, const float* threshold) {
     const __m256 least = _mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(threshold), _CMP_GE_OQ);
     return static_cast<std::uint8_t>(_mm256_movemask_ps(least));

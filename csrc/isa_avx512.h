@@ -46,6 +46,28 @@ struct Avx512 : PlainRows, private Avx2 {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out + t * stride + v * 8),
                          _mm512_cvtepi64_epi16(sums[t][v]));
   }
+
+  static constexpr Dot dot{{16, 4}, 0, 16, 4};
+  static constexpr int dot_rows = 8;
+  static constexpr int dot_vectors = 2;
+
+  template <int T, int V>
+  static void dot_tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* fields,
+                       std::int64_t bytes, std::int32_t* out, std::int64_t stride) {
+    Vector sums[T][V];
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v) sums[t][v] = filled(0);
+    for (std::int64_t j = 0; j < words; ++j) {
+      Vector w[V];
+      for (int v = 0; v < V; ++v) w[v] = _mm512_loadu_si512(weights + (v * words + j) * 64);
+      for (int t = 0; t < T; ++t) {
+        const Vector a = _mm512_set1_epi32(load32(fields + t * bytes + j * 4));
+        for (int v = 0; v < V; ++v) sums[t][v] = _mm512_dpbusd_epi32(sums[t][v], a, w[v]);
+      }
+    }
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v) _mm512_storeu_si512(out + t * stride + v * 16, sums[t][v]);
+  }
 };
 
 }  // namespace

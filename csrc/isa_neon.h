@@ -50,6 +50,45 @@ struct Neon : PlainRows {
         for (int h = 0; h < 2; ++h) vst1q_u16(out + t * stride + v * 16 + h * 8, wide[t][v][h]);
   }
 
+  static constexpr Dot dot{{16, 1}, 128, 16, 8};
+  static constexpr int dot_rows = 4;
+  static constexpr int dot_vectors = 1;
+  static constexpr int dot_flush = 16;  // products that 16-bit sums can take: 16 * 128 * 15
+
+  template <int T, int V>
+  static void dot_tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* fields,
+                       std::int64_t bytes, std::int32_t* out, std::int64_t stride) {
+    int32x4_t wide[T][V][4];
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v)
+        for (auto& lanes : wide[t][v]) lanes = vdupq_n_s32(0);
+    for (std::int64_t start = 0; start < words; start += dot_flush) {
+      const std::int64_t end = std::min(words, start + dot_flush);
+      int16x8_t sums[T][V][2];
+      for (int t = 0; t < T; ++t)
+        for (int v = 0; v < V; ++v) sums[t][v][0] = sums[t][v][1] = vdupq_n_s16(0);
+      for (std::int64_t j = start; j < end; ++j)
+        for (int v = 0; v < V; ++v) {
+          const int8x16_t w = vreinterpretq_s8_u8(vld1q_u8(weights + (v * words + j) * 16));
+          for (int t = 0; t < T; ++t) {
+            const int8x16_t a = vreinterpretq_s8_u8(vdupq_n_u8(fields[t * bytes + j]));
+            sums[t][v][0] = vmlal_s8(sums[t][v][0], vget_low_s8(w), vget_low_s8(a));
+            sums[t][v][1] = vmlal_high_s8(sums[t][v][1], w, a);
+          }
+        }
+      for (int t = 0; t < T; ++t)
+        for (int v = 0; v < V; ++v)
+          for (int h = 0; h < 2; ++h) {
+            wide[t][v][2 * h] = vaddw_s16(wide[t][v][2 * h], vget_low_s16(sums[t][v][h]));
+            wide[t][v][2 * h + 1] = vaddw_high_s16(wide[t][v][2 * h + 1], sums[t][v][h]);
+          }
+    }
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v)
+        for (int q = 0; q < 4; ++q)
+          vst1q_s32(out + t * stride + v * 16 + q * 4, wide[t][v][q]);
+  }
+
   static std::uint8_t at_least(const float* x, const float* threshold) {
     const uint16x4_t first = vmovn_u32(vcgeq_f32(vld1q_f32(x), vld1q_f32(threshold)));
     const uint16x4_t second = vmovn_u32(vcgeq_f32(vld1q_f32(x + 4), vld1q_f32(threshold + 4)));

@@ -34,6 +34,26 @@ struct Portable : PlainRows {
       for (int r = 0; r < V * 4; ++r) out[t * stride + r] = static_cast<std::uint16_t>(sums[t][r]);
   }
 
+  static constexpr Dot dot{{1, 1}, 0, 4, 6};
+  static constexpr int dot_rows = 4;     // register tile: rows of activations ...
+  static constexpr int dot_vectors = 1;  // ... by vectors of weights
+
+  // sum_k fields[t][k] * weights[n][k] of T rows, `bytes` apart, against V blocks of weights, to
+  // out[t * stride + n].
+  template <int T, int V>
+  static void dot_tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* fields,
+                       std::int64_t bytes, std::int32_t* out, std::int64_t stride) {
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v) {
+        const std::uint8_t *a = fields + t * bytes, *w = weights + v * words;
+        std::int32_t sum = 0;
+        for (std::int64_t j = 0; j < words; ++j)
+          sum += static_cast<std::int16_t>(a[j]) *
+                 static_cast<std::int16_t>(static_cast<std::int8_t>(w[j]));
+        out[t * stride + v] = sum;
+      }
+  }
+
   // Bit i: x[i] >= threshold[i], for 8 numbers.
   static std::uint8_t at_least(const float* x, const float* threshold) {
     unsigned bits = 0;

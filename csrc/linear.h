@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "codes.h"
+#include "dot.h"
 #include "product.h"
 #include "program.h"
 
@@ -14,48 +15,58 @@ namespace {
 template <class Isa>
 class Linear {
  public:
-  explicit Linear(const Program& program) : p_(program) {}
+  explicit Linear(const Header& program) : p_(program) {}
 
-  // Quantise `count` rows of x, at most Isa::tokens, and multiply them with the weights.
+  // Quantise `count` rows of x and multiply them with the weights.
   void read(const LinearPart& l, const float* x, std::int64_t count) {
+    const auto *shift = p_.at<float>(l.shift);
+    const auto scale = static_cast<float>(l.activation_scale);
+    const auto bits = static_cast<int>(l.bits);
+    if (l.kernel == Kernel::kInt8) {
+      const std::int64_t bytes = DotProduct<Isa>::row_bytes(l.in);
+      grow(fields_, DotProduct<Isa>::padded_count(count) * bytes);
+      for (std::int64_t t = 0; t < count; ++t) {
+        const auto field = fields(x + t * l.in, shift, scale, bits);
+        for (std::int64_t k = 0; k < l.in; ++k)
+          fields_[t * bytes + k] = static_cast<std::uint8_t>(field(k) - Isa::dot.offset);
+      }
+      grow(sums_, DotProduct<Isa>::padded_count(count) * DotProduct<Isa>::padded(l.out));
+      DotProduct<Isa>::run({p_.at<std::uint8_t>(l.weights), l.in, l.out}, fields_.data(), count,
+                           sums_.data());
+      return;
+    }
     const std::int64_t bytes = row_bytes(l.in);
-    grow(planes_, l.bits * Isa::tokens * bytes);
+    grow(planes_, l.bits * count * bytes);
     for (std::int64_t t = 0; t < count; ++t)
-      quantise<Isa>(x + t * l.in, l.in, p_.at<float>(l.shift),
-                    static_cast<float>(l.activation_scale), static_cast<int>(l.bits),
-                    [&](int i) { return planes_.data() + (i * Isa::tokens + t) * bytes; });
+      quantise<Isa>(x + t * l.in, l.in, shift, scale, bits,
+                    [&](int i) { return planes_.data() + (i * count + t) * bytes; });
     read_planes(l, planes_.data(), count);
   }
 
-  // The same for an input that is bits already: (plane, Isa::tokens, row_bytes(in)).
+  // The same for an input that is bits already: (plane, count, row_bytes(in)).
   void read_planes(const LinearPart& l, const std::uint8_t* planes, std::int64_t count) {
-    const std::int64_t stride = Product<Isa>::padded(l.out);
-    grow(popcounts_, l.bits * Isa::tokens * stride);
-    const Weights weights{p_.at<std::uint8_t>(l.weights), l.in, l.out};
-    for (std::int64_t plane = 0; plane < l.bits; ++plane)
-      product_(weights, planes + plane * Isa::tokens * row_bytes(l.in), count,
-               popcounts_.data() + plane * Isa::tokens * stride, stride);
+    // Planes of weights follow each other, so they are as many more rows.
+    const std::int64_t stride = l.weight_bits * Product<Isa>::padded(l.out);
+    const std::int64_t rows = l.bits * count;
+    grow(popcounts_, rows * stride);
+    product_({p_.at<std::uint8_t>(l.weights), l.in, stride}, planes, rows, popcounts_.data(),
+             stride);
+    count_ = count;
   }
 
   // Output row t: y = scale * acc + bias + up (down x), x being the row that was read.
-  void write(const LinearPart& l, std::int64_t t, const float* x, float* y) const {
-    const std::int64_t stride = Product<Isa>::padded(l.out);
+  void write(const LinearPart& l, std::int64_t t, const float* x, float* y) {
     const float *scale = p_.at<float>(l.scale), *bias = p_.at<float>(l.bias);
-    const auto in = static_cast<std::int32_t>(l.in);
-    const auto sum = [=](std::uint16_t popcount) {
-      return in - 2 * static_cast<std::int32_t>(popcount);
-    };
-    const std::uint16_t* counts = popcounts_.data() + t * stride;
-    if (l.bits == 1) {
+    if (l.bits == 1 && l.weight_bits == 1) {
+      const auto in = static_cast<std::int32_t>(l.in);
+      const std::uint16_t* counts = popcounts_.data() + t * Product<Isa>::padded(l.out);
       for (std::int64_t n = 0; n < l.out; ++n)
-        y[n] = scale[n] * static_cast<float>(sum(counts[n])) + bias[n];
+        y[n] = scale[n] * static_cast<float>(in - 2 * static_cast<std::int32_t>(counts[n])) +
+               bias[n];
     } else {
-      // No sum of 65534 codes of eight bits exceeds the integers that fp32 holds.
-      std::fill_n(y, l.out, 0.0f);
-      for (std::int64_t i = 0; i < l.bits; ++i, counts += Isa::tokens * stride)
-        for (std::int64_t n = 0; n < l.out; ++n)
-          y[n] += static_cast<float>(sum(counts[n]) * (1 << i));
-      for (std::int64_t n = 0; n < l.out; ++n) y[n] = scale[n] * y[n] + bias[n];
+      const std::int32_t* acc = accumulate(l, t);
+      for (std::int64_t n = 0; n < l.out; ++n)
+        y[n] = scale[n] * static_cast<float>(acc[n]) + bias[n];
     }
     const float *down = p_.at<float>(l.down), *up = p_.at<float>(l.up);
     for (std::int64_t r = 0; r < l.rank; ++r) {
@@ -65,8 +76,13 @@ class Linear {
   }
 
   // The signs of output row t, where scale, bias and all that follows is folded into intervals.
-  void write_signs(const LinearPart& l, std::int64_t t, std::uint8_t* bits) const {
-    const std::uint16_t* x = popcounts_.data() + t * Product<Isa>::padded(l.out);
+  void write_signs(const LinearPart& l, std::int64_t t, std::uint8_t* bits) {
+    const std::int64_t padded = Product<Isa>::padded(l.out);
+    std::uint16_t* x = popcounts_.data() + t * l.weight_bits * padded;
+    // To the count of the least plane; a folded linear's sum has 16 bits.
+    for (std::int64_t p = 1; p < l.weight_bits; ++p)
+      for (std::int64_t n = 0; n < l.out; ++n)
+        x[n] = static_cast<std::uint16_t>(x[n] + (x[p * padded + n] << p));
     const auto *low = p_.at<std::uint16_t>(l.low), *range = p_.at<std::uint16_t>(l.range),
                *flip = p_.at<std::uint16_t>(l.flip);
     std::memset(bits, 0, row_bytes(l.out));
@@ -82,10 +98,34 @@ class Linear {
   }
 
  private:
-  const Program& p_;
+  // The integers of row t: no sum of 65534 codes of eight bits by four has more than 32 bits.
+  const std::int32_t* accumulate(const LinearPart& l, std::int64_t t) {
+    if (l.kernel == Kernel::kInt8) {
+      const auto* correction = p_.at<std::int32_t>(l.correction);
+      std::int32_t* sums = sums_.data() + t * DotProduct<Isa>::padded(l.out);
+      for (std::int64_t n = 0; n < l.out; ++n) sums[n] = 2 * sums[n] + correction[n];
+      return sums;
+    }
+    const std::int64_t padded = Product<Isa>::padded(l.out);
+    const auto most = static_cast<std::int32_t>(largest_sum(l.in, l.bits, l.weight_bits));
+    grow(sums_, l.out);
+    std::fill_n(sums_.data(), l.out, most);
+    for (std::int64_t i = 0; i < l.bits; ++i)
+      for (std::int64_t p = 0; p < l.weight_bits; ++p) {
+        const std::uint16_t* counts =
+            popcounts_.data() + ((i * count_ + t) * l.weight_bits + p) * padded;
+        for (std::int64_t n = 0; n < l.out; ++n)
+          sums_[n] -= static_cast<std::int32_t>(counts[n]) << (i + p + 1);
+      }
+    return sums_.data();
+  }
+
+  const Header& p_;
   Product<Isa> product_;
-  std::vector<std::uint8_t> planes_;
+  std::vector<std::uint8_t> planes_, fields_;
   std::vector<std::uint16_t> popcounts_;
+  std::vector<std::int32_t> sums_;
+  std::int64_t count_ = 0;  // rows that were read
 };
 
 }  // namespace

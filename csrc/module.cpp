@@ -72,6 +72,28 @@ nb::ndarray<std::uint8_t, nb::numpy> compile_block(const nb::dict& arrays, const
   return program;
 }
 
+nb::ndarray<std::uint8_t, nb::numpy> compile_linear(const nb::dict& arrays, const nb::dict& facts,
+                                                    const std::string& path) {
+  auto program = to_bytes(
+      bipft::compile_linear(read_source(arrays, facts), bipft::path_by_name(path.c_str())));
+  bipft::LinearProgram::view(program.data(), static_cast<std::int64_t>(program.size()));
+  return program;
+}
+
+void binary_linear(const Bytes& linear, const Matrix& x, Decoded y, int threads) {
+  const auto& program =
+      bipft::LinearProgram::view(linear.data(), static_cast<std::int64_t>(linear.size()));
+  require(static_cast<std::int64_t>(x.shape(1)) == program.linear.in,
+          "the input has another width than the linear layer");
+  require(x.shape(0) == y.shape(0) &&
+              static_cast<std::int64_t>(y.shape(1)) == program.linear.out,
+          "the output has another shape");
+  const bipft::Path& path = bipft::path_by_number(program.path);
+  nb::gil_scoped_release released;
+  path.binary_linear(program, x.data(), static_cast<std::int64_t>(x.shape(0)), y.data(),
+                     threads < 1 ? 1 : threads);
+}
+
 // Cosines and sines, bias and offsets are what the block makes necessary, and no more than that.
 void check_positions(const bipft::Program& program, const bipft::Input& input,
                      const std::optional<Matrix>& cos, const std::optional<Matrix>& sin,
@@ -243,6 +265,8 @@ NB_MODULE(_native, m) {
   m.attr("WIDEST") = bipft::kWidest;
   m.def("activation_names", &bipft::activation_names);
   m.def("compile_block", &compile_block, "arrays"_a, "facts"_a, "path"_a);
+  m.def("compile_linear", &compile_linear, "arrays"_a, "facts"_a, "path"_a);
+  m.def("binary_linear", &binary_linear, as_is("linear"), as_is("x"), as_is("y"), "threads"_a);
   m.def("encoder_block", &encoder_block, as_is("block"), as_is("x"), as_is("mask").none(),
         as_is("bias").none(), as_is("cos").none(), as_is("sin").none(), as_is("offsets").none(),
         as_is("y"), "threads"_a);

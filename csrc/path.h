@@ -23,11 +23,15 @@ struct Input {
 struct Path {
   const char* name;
   Layout layout;
+  Dot dot;
   bool (*supported)();
   // popcount(a XOR w), (count, out) at `stride`, of rows that are row_bytes(in) apart.
   void (*product)(const std::uint8_t* weights, std::int64_t in, std::int64_t out,
                   const std::uint8_t* activations, std::int64_t count, std::int32_t* result,
                   int threads);
+  // The outputs of a linear layer, (count, out).
+  void (*binary_linear)(const LinearProgram& program, const float* x, std::int64_t count, float* y,
+                        int threads);
   // The hidden states after a block, (batch, length, hidden).
   void (*block)(const Program& program, const Input& input, float* y, int threads);
   // Rows of a table or of words by id, (count, columns); std::out_of_range where there is none.

@@ -5,7 +5,7 @@
 #define BIPFT_AVX512_FEATURES "avx2,fma,popcnt,bmi,bmi2"
 #else
 #define BIPFT_AVX512_FEATURES \
-  "avx2,fma,popcnt,bmi,bmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq"
+  "avx2,fma,popcnt,bmi,bmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx512vnni"
 #endif
 
 BIPFT_TARGET_BEGIN(BIPFT_AVX512_FEATURES)
@@ -20,7 +20,8 @@ const Path kAvx512 = make_path<Avx512>([]() -> bool {
 #else
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vpopcntdq") && kAvx2.supported();
+         __builtin_cpu_supports("avx512vpopcntdq") &&
+         __builtin_cpu_supports("avx512vnni") && kAvx2.supported();
 #endif
 });
 }  // namespace bipft

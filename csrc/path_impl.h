@@ -32,8 +32,22 @@ void product(const std::uint8_t* weights, std::int64_t in, std::int64_t out,
 }
 
 template <class Isa>
+void binary_linear(const LinearProgram& program, const float* x, std::int64_t count, float* y,
+                   int threads) {
+  const LinearPart& l = program.linear;
+  const std::int64_t tokens =
+      tokens_of_item(l.kernel == Kernel::kInt8 ? Isa::dot.tokens : Isa::tokens, Isa::tokens, count,
+                     threads);
+  std::vector<Linear<Isa>> workers(threads, Linear<Isa>(program));
+  parallel_for(ceil_div(count, tokens), threads, [&](std::int64_t item, int worker) {
+    const std::int64_t first = item * tokens;
+    workers[worker](l, x + first * l.in, std::min(tokens, count - first), y + first * l.out);
+  });
+}
+
+template <class Isa>
 void block(const Program& program, const Input& input, float* y, int threads) {
-  Block<Isa>(program, input)(y, threads);
+  Block<Isa>(program, input, threads)(y);
 }
 
 // The arithmetic of the tile on registers alone, `rounds` times four steps. Four sums, as one would
@@ -60,8 +74,8 @@ void busy(std::int64_t rounds) {
 
 template <class Isa>
 constexpr Path make_path(bool (*supported)()) {
-  return {Isa::name, Isa::layout, supported, product<Isa>, block<Isa>, rows, words,
-          linear,    busy<Isa>,   4 * Isa::macs};
+  return {Isa::name,  Isa::layout, Isa::dot, supported, product<Isa>, binary_linear<Isa>,
+          block<Isa>, rows,        words,    linear,    busy<Isa>,    4 * Isa::macs};
 }
 
 }  // namespace

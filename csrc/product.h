@@ -20,6 +20,13 @@ inline void grow(std::vector<T>& memory, std::int64_t size) {
   if (static_cast<std::int64_t>(memory.size()) < size) memory.resize(size);
 }
 
+// Tokens of one item of work: as many as share a pass over the weights, fewer where a thread would
+// have none; whole tiles of registers.
+inline std::int64_t tokens_of_item(std::int64_t most, std::int64_t tile, std::int64_t tokens,
+                                   int threads) {
+  return round_up(std::min(most, ceil_div(tokens, threads)), tile);
+}
+
 // popcount(a XOR w) of `count` rows of activations, row_bytes(in) apart, against every row of
 // weights, to result[t * stride + n]. acc = in - 2 * popcount.
 template <class Isa>
@@ -28,7 +35,7 @@ class Product {
   // Entries of `result` for one row of activations, at least: whole vectors are written, and
   // eights read.
   static constexpr std::int64_t padded(std::int64_t out) {
-    return round_up(round_up(out, Isa::layout.rows), 8);
+    return padded_rows(Isa::layout, out);
   }
 
   void operator()(const Weights& w, const std::uint8_t* activations, std::int64_t count,

@@ -22,12 +22,77 @@ bool is_code_width(std::int64_t bits) {
 }
 
 // Every width is checked before it is used, every array before it is read.
-class Checker {
+class PartChecker {
+ protected:
+  explicit PartChecker(const Header& header)
+      : header_(header), path_(path_by_number(header.path)) {}
+
+  template <class T>
+  void section(const Section& s, std::int64_t count) const {
+    // Counts are products of three widths at most: no product of them overflows.
+    require(s.count == count && count >= 0 && count < (std::int64_t{1} << 52), "an array's size");
+    const auto size = count * static_cast<std::int64_t>(sizeof(T));
+    require(s.offset >= 0 && s.offset % 64 == 0 && s.offset <= header_.bytes &&
+                size <= header_.bytes - s.offset,
+            "an array's place");
+  }
+  void floats(const Section& s, std::int64_t count) const { section<float>(s, count); }
+
+  void linear(const LinearPart& l, std::int64_t in, std::int64_t out) const {
+    require(l.in == in && l.out == out && within(in, 1, kWidest) && within(out, 1, kWidest),
+            "the width of a linear layer");
+    require(is_code_width(l.bits), "the bits of activations");
+    require(within(l.weight_bits, 1, kWeightBits), "the bits of weights");
+    require(within(l.rank, 0, kWidest), "the rank of an estimator");
+    weights(l);
+    floats(l.shift, in);
+    floats(l.down, l.rank * in);
+    floats(l.up, l.rank * out);
+    floats(l.scale, l.folded ? 0 : out);
+    floats(l.bias, l.folded ? 0 : out);
+    // One count decides: there is one plane of activations, and nothing is added to it.
+    require(!l.folded || (l.bits == 1 && l.rank == 0 && l.kernel == Kernel::kPopcount &&
+                          largest_sum(in, 1, l.weight_bits) <= kWidest),
+            "a linear layer that cannot be folded");
+    for (const Section* s : {&l.low, &l.range, &l.flip})
+      section<std::uint16_t>(*s, l.folded ? round_up(out, 8) : 0);
+  }
+
+ private:
+  void weights(const LinearPart& l) const {
+    const bool int8 = l.kernel == Kernel::kInt8;
+    require(int8 ? l.bits > 1 : l.kernel == Kernel::kPopcount, "the kernel of a linear layer");
+    const std::int64_t rows = padded_rows(path_.layout, l.out);
+    section<std::uint8_t>(l.weights,
+                          int8 ? interleaved_bytes(path_.dot.layout, 8 * l.in, l.out)
+                               : l.weight_bits * interleaved_bytes(path_.layout, l.in, rows));
+    section<std::int32_t>(l.correction, int8 ? l.out : 0);
+  }
+
+  const Header& header_;
+  const Path& path_;
+};
+
+class LinearChecker : PartChecker {
  public:
-  explicit Checker(const Program& program)
-      : p_(program), layout_(path_by_number(program.path).layout) {}
+  explicit LinearChecker(const LinearProgram& program)
+      : PartChecker(program), linear_(program.linear) {}
 
   void run() const {
+    linear(linear_, linear_.in, linear_.out);
+    require(!linear_.folded, "a folded output");
+  }
+
+ private:
+  const LinearPart& linear_;
+};
+
+class BlockChecker : PartChecker {
+ public:
+  explicit BlockChecker(const Program& program) : PartChecker(program), p_(program) {}
+
+  void run() const {
+    require(within(p_.tokens, 1, kTokens), "the tokens of a pass");
     require(within(p_.hidden, 1, kWidest) && within(p_.stream, 1, kWidest), "the width");
     require(p_.narrow() || p_.stream == p_.hidden, "the width of the residual stream");
     if (p_.narrow()) bottleneck(p_.bottleneck);
@@ -39,34 +104,6 @@ class Checker {
   }
 
  private:
-  template <class T>
-  void section(const Section& s, std::int64_t count) const {
-    // Counts are products of three widths at most: no product of them overflows.
-    require(s.count == count && count >= 0 && count < (std::int64_t{1} << 52), "an array's size");
-    const auto size = count * static_cast<std::int64_t>(sizeof(T));
-    require(s.offset >= 0 && s.offset % 64 == 0 && s.offset <= p_.bytes &&
-                size <= p_.bytes - s.offset,
-            "an array's place");
-  }
-  void floats(const Section& s, std::int64_t count) const { section<float>(s, count); }
-
-  void linear(const LinearPart& l, std::int64_t in, std::int64_t out) const {
-    require(l.in == in && l.out == out && within(in, 1, kWidest) && within(out, 1, kWidest),
-            "the width of a linear layer");
-    require(is_code_width(l.bits), "the bits of activations");
-    require(within(l.rank, 0, kWidest), "the rank of an estimator");
-    section<std::uint8_t>(l.weights, interleaved_bytes(layout_, in, out));
-    floats(l.shift, in);
-    floats(l.down, l.rank * in);
-    floats(l.up, l.rank * out);
-    floats(l.scale, l.folded ? 0 : out);
-    floats(l.bias, l.folded ? 0 : out);
-    // One popcount decides: there is one plane of bits, and nothing is added to it.
-    require(!l.folded || (l.bits == 1 && l.rank == 0), "a linear layer that cannot be folded");
-    for (const Section* s : {&l.low, &l.range, &l.flip})
-      section<std::uint16_t>(*s, l.folded ? round_up(out, 8) : 0);
-  }
-
   void norm(const NormPart& n, std::int64_t width) const {
     if (n.kind == NormKind::kNone) return;
     require(n.kind == NormKind::kLayer || n.kind == NormKind::kRms || n.kind == NormKind::kAffine,
@@ -149,19 +186,30 @@ class Checker {
   }
 
   const Program& p_;
-  const Layout layout_;
 };
+
+template <class P>
+const P& view_of(const std::uint8_t* data, std::int64_t size) {
+  if (size < static_cast<std::int64_t>(sizeof(P)) ||
+      reinterpret_cast<std::uintptr_t>(data) % 64 != 0)
+    throw std::invalid_argument("the buffer is not a compiled block");
+  const auto& program = *reinterpret_cast<const P*>(data);
+  if (program.magic != P::kMagic || program.bytes != size)
+    throw std::invalid_argument("the buffer is not a compiled block of this release");
+  return program;
+}
 
 }  // namespace
 
 const Program& Program::view(const std::uint8_t* data, std::int64_t size) {
-  if (size < static_cast<std::int64_t>(sizeof(Program)) ||
-      reinterpret_cast<std::uintptr_t>(data) % 64 != 0)
-    throw std::invalid_argument("the buffer is not a compiled block");
-  const auto& program = *reinterpret_cast<const Program*>(data);
-  if (program.magic != kMagic || program.bytes != size)
-    throw std::invalid_argument("the buffer is not a compiled block of this release");
-  Checker(program).run();
+  const auto& program = view_of<Program>(data, size);
+  BlockChecker(program).run();
+  return program;
+}
+
+const LinearProgram& LinearProgram::view(const std::uint8_t* data, std::int64_t size) {
+  const auto& program = view_of<LinearProgram>(data, size);
+  LinearChecker(program).run();
   return program;
 }
 

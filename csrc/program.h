@@ -11,18 +11,38 @@ namespace bipft {
 // Popcounts have 16 bits, and 65535 stands for one that there is not.
 constexpr std::int64_t kWidest = 65534;
 
+// Bits of a weight, at most.
+constexpr std::int64_t kWeightBits = 4;
+
+// Tokens that go through linears together, at most.
+constexpr std::int64_t kTokens = 64;
+
+// The largest integer of a product of `in` codes: codes are at most 2^bits - 1.
+constexpr std::int64_t largest_sum(std::int64_t in, std::int64_t bits, std::int64_t weight_bits) {
+  return in * ((1 << bits) - 1) * ((1 << weight_bits) - 1);
+}
+
 // Where an array lies in the buffer: offset in bytes, and number of entries.
 struct Section {
   std::int64_t offset = 0, count = 0;
 };
 
-// y = scale * acc + bias + up (down x), acc the integer of the product. Where `folded`, the output
-// is wanted as a sign only: low, range and flip say which popcounts give +1 (see `inside`), and
-// scale and bias are not there. `in` is 0 where a block does not have this linear.
+// How the integers of a linear layer are counted.
+enum class Kernel : std::int64_t { kPopcount, kInt8 };
+
+// y = scale * acc + bias + up (down x), acc the integer of the product: the sum of codes of
+// activations (`bits` planes of signs) times codes of weights (`weight_bits` planes). Where
+// `folded`, the output is wanted as a sign only: low, range and flip say which popcounts give +1
+// (see `inside`), and scale and bias are not there. `in` is 0 where a block does not have this
+// linear.
 struct LinearPart {
-  std::int64_t in, out, bits, rank, folded;
+  std::int64_t in, out, bits, weight_bits, rank, folded;
+  Kernel kernel;
   double activation_scale;
-  Section weights;           // interleaved, bytes
+  // Interleaved, bytes. kPopcount: planes of padded_rows(out) rows, the least significant first.
+  // kInt8: codes of a byte each.
+  Section weights;
+  Section correction;        // (out), int32, kInt8 alone: acc = 2 * dot product + correction
   Section shift;             // (in)
   Section scale, bias;       // (out)
   Section down;              // (rank, in)
@@ -86,21 +106,35 @@ struct BottleneckPart {
   NormPart input_norm, query_norm, output_norm;
 };
 
-struct Program {
-  static constexpr std::uint64_t kMagic = 0x326b6c4279614642;
+// What every compiled buffer begins with.
+struct Header {
   std::uint64_t magic;
   std::int64_t bytes;
-  std::int64_t path;    // the number of the path whose layout the weights have
-  std::int64_t hidden;  // of the input and the output
-  std::int64_t stream;  // of the residual stream; less than `hidden` in a bottleneck
-  AttentionPart attention;
-  BottleneckPart bottleneck;
-  Section feed_forward;  // FeedForwardPart, one after the other
+  std::int64_t path;  // the number of the path whose layout the weights have
 
   template <class T>
   const T* at(const Section& s) const {
     return reinterpret_cast<const T*>(reinterpret_cast<const std::uint8_t*>(this) + s.offset);
   }
+};
+
+// One linear layer alone.
+struct LinearProgram : Header {
+  static constexpr std::uint64_t kMagic = 0x316e694c79614642;
+  LinearPart linear;
+
+  // As Program::view.
+  static const LinearProgram& view(const std::uint8_t* data, std::int64_t size);
+};
+
+struct Program : Header {
+  static constexpr std::uint64_t kMagic = 0x336b6c4279614642;
+  std::int64_t hidden;  // of the input and the output
+  std::int64_t stream;  // of the residual stream; less than `hidden` in a bottleneck
+  std::int64_t tokens;  // that go through the linears together, at most
+  AttentionPart attention;
+  BottleneckPart bottleneck;
+  Section feed_forward;  // FeedForwardPart, one after the other
 
   bool narrow() const { return bottleneck.input.in != 0; }
 

@@ -40,7 +40,7 @@ class Projections {
     std::vector<std::uint8_t> bits;
   };
 
-  // `count` tokens of sequence `b` from token `start` on, at most a tile; `queries_from` (what keys
+  // `count` tokens of sequence `b` from token `start` on; `queries_from` (what keys
   // are projected from, too) and `values_from` are their inputs.
   void project(std::int64_t b, std::int64_t start, std::int64_t count, const float* queries_from,
                const float* values_from, Linear<Isa>& linear, Scratch& s) {

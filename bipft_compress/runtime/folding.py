@@ -1,8 +1,8 @@
 """Folding: what lies between two binary products becomes an interval of popcounts.
 
-With one bit and no estimator, only the sign of a product's output is read. Scale, bias, activation
-function and shift are then one question about an integer, and as there are no more than
-``in_features + 1`` integers, it is answered for each of them beforehand.
+Where the next product reads one bit and there is no estimator, only the sign of an output is read.
+Scale, bias, activation function and shift are then one question about an integer, and as there are
+few integers, it is answered for each of them beforehand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_ROWS = 256  # rows answered at a time: bounds the working memory
+_ANSWERS = 2**20  # given at a time: bounds the working memory
 _NEVER = 65535  # no popcount is as large
 
 
@@ -31,7 +31,7 @@ class Intervals(NamedTuple):
 def fold(
     scale: Tensor,
     bias: Tensor,
-    in_features: int,
+    most: int,
     threshold: Tensor,
     activate: Callable[[Tensor], Tensor] | None = None,
 ) -> Intervals | None:
@@ -40,23 +40,26 @@ def fold(
     Args:
         scale: of the integer product, (out,).
         bias: (out,).
-        in_features: numbers in a product; at most 65,534.
+        most: the largest sum, which is that of popcount 0: ``in_features * (2^m - 1)`` for weights
+            of m bits, whose planes' popcounts are added up, 2^p times that of plane p. At most
+            65,534.
         threshold: (out,).
         activate: what an output goes through first, such as a GELU; it need not be monotone.
 
     Returns:
         None where some row's answer is neither one interval nor all but one.
     """
-    sums = in_features - 2 * torch.arange(in_features + 1, dtype=torch.float32)
+    sums = most - 2 * torch.arange(most + 1, dtype=torch.float32)
     parts = []
-    for start in range(0, len(scale), _ROWS):
-        rows = slice(start, start + _ROWS)
+    at_once = max(1, _ANSWERS // len(sums))
+    for start in range(0, len(scale), at_once):
+        rows = slice(start, start + at_once)
         outputs = scale[rows, None] * sums + bias[rows, None]
         values = outputs if activate is None else activate(outputs)
-        found = _intervals(values >= threshold[rows, None])
-        if found is None:
+        intervals = _intervals(values >= threshold[rows, None])
+        if intervals is None:
             return None
-        parts.append(found)
+        parts.append(intervals)
     return Intervals(*(torch.cat(part).to(torch.uint16) for part in zip(*parts, strict=True)))
 
 

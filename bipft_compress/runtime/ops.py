@@ -13,6 +13,7 @@ _library.define(
     "binary_product(Tensor activations, Tensor weights, int in_features, int out_features, "
     "str path) -> Tensor"
 )
+_library.define("binary_linear(Tensor x, Tensor program, int out_features) -> Tensor")
 _library.define(
     "encoder_block(Tensor x, Tensor? key_mask, Tensor? bias, Tensor? cos, Tensor? sin, "
     "Tensor? offsets, Tensor program) -> Tensor"
@@ -77,6 +78,19 @@ def _binary_product_shape(
     activations: Tensor, weights: Tensor, in_features: int, out_features: int, path: str
 ) -> Tensor:
     return activations.new_empty(len(activations), out_features, dtype=torch.int32)
+
+
+def _binary_linear(x: Tensor, program: Tensor, out_features: int) -> Tensor:
+    _check("binary_linear", torch.float32, x=x)
+    _check("binary_linear", torch.uint8, program=program)
+    y = _binary_linear_shape(x, program, out_features)
+    flat = x.contiguous().view(-1, x.shape[-1])
+    _run("binary_linear", program, flat, y.view(-1, out_features))
+    return y
+
+
+def _binary_linear_shape(x: Tensor, program: Tensor, out_features: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], out_features)
 
 
 def _encoder_block(
@@ -191,6 +205,7 @@ def _steps(scale: Tensor) -> Tensor:
 
 for _name, _kernel, _shape in (
     ("binary_product", _binary_product, _binary_product_shape),
+    ("binary_linear", _binary_linear, _binary_linear_shape),
     ("encoder_block", _encoder_block, _encoder_block_shape),
     ("rows", _rows, _rows_shape),
     ("words", _words, _words_shape),
@@ -219,6 +234,26 @@ def binary_product(
         activations, weights, in_features, out_features, path
     )
     return product
+
+
+def binary_linear(x: Tensor, program: Tensor, out_features: int) -> Tensor:
+    """One binary linear layer alone, of codes of any bits.
+
+    Args:
+        x: (..., in_features), fp32.
+        program: of `program.compile_linear`.
+        out_features: of the compiled layer.
+
+    Returns:
+        fp32, (..., out_features).
+
+    Raises:
+        TypeError: a tensor is of another type.
+        ValueError: another width than the layer's, or `program` is damaged or made for another
+            processor.
+    """
+    y: Tensor = torch.ops.bipft_compress.binary_linear(x, program, out_features)
+    return y
 
 
 def encoder_block(

@@ -48,23 +48,46 @@ def compile_block(block: Block, path: str) -> Tensor | None:
     arrays = {name: tensor.contiguous().numpy() for name, tensor in _tensors(block, core, folded)}
     facts = dict(_facts("", asdict(block.spec)))
     for linear in block.spec.linears():
-        facts[f"{linear.name}.inputs"] = linear.inputs
-        facts[f"{linear.name}.outputs"] = linear.outputs
-        facts[f"{linear.name}.bits"] = linears[linear.name].bits
+        facts |= _linear_facts(linear.name, linears[linear.name])
     for name in ("bits", "key_value_bits", "boolean"):
         facts[f"{_CORE}.{name}"] = getattr(core, name)
     return torch.from_numpy(kernels().compile_block(arrays, facts, path))
 
 
+def compile_linear(linear: PackedLinear, path: str) -> Tensor:
+    """The buffer that ``torch.ops.bipft_compress.binary_linear`` runs.
+
+    Args:
+        linear: in fp32, on the CPU; at most 65,534 wide.
+        path: the processor to compile it for; see `native.paths`; not the reference.
+
+    Returns:
+        uint8, (bytes,).
+    """
+    name = "linear"
+    tensors = {f"{name}.{part}": _readable(tensor) for part, tensor in linear.state_dict().items()}
+    arrays = {part: tensor.contiguous().numpy() for part, tensor in tensors.items()}
+    return torch.from_numpy(kernels().compile_linear(arrays, _linear_facts(name, linear), path))
+
+
+def _linear_facts(name: str, linear: PackedLinear) -> dict[str, float | str]:
+    return {
+        f"{name}.inputs": linear.in_features,
+        f"{name}.outputs": linear.out_features,
+        f"{name}.bits": linear.bits,
+        f"{name}.weight_bits": linear.weight_bits,
+    }
+
+
 def _packed_linears(block: Block) -> dict[str, PackedLinear] | None:
     """The linear layers by path below the block, or None where one is not packed."""
-    found = {}
+    linears = {}
     for linear in block.spec.linears():
         module = block.get_submodule(linear.name)
         if not isinstance(module, PackedLinear):
             return None
-        found[linear.name] = module
-    return found
+        linears[linear.name] = module
+    return linears
 
 
 def _too_wide(spec: BlockSpec) -> bool:
@@ -81,11 +104,15 @@ def _tensors(
     # A scale of probabilities is what a step of their codes is worth.
     tensors = block.state_dict() | {f"{_CORE}.probability_scale": core.probability_step.detach()}
     for name in tensors.keys() - held:
-        tensor = tensors[name]
-        yield name, tensor.float() if tensor.is_floating_point() else tensor
+        yield name, _readable(tensors[name])
     for name, intervals in folded.items():
         for part, tensor in intervals._asdict().items():
             yield f"{name}.{part}", tensor
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    """Numbers in fp32; bits as they are."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _facts(name: str, part: Any) -> Iterator[tuple[str, float | str]]:
@@ -106,12 +133,11 @@ def _fold(
     folded = {}
     for name, threshold, activate in _read_as_signs(block, core, linears):
         linear = linears[name]
-        if linear.bits != 1 or linear.estimator is not None:
+        most = linear.in_features * (2**linear.weight_bits - 1)
+        if linear.bits != 1 or linear.estimator is not None or most > kernels().WIDEST:
             continue
         scale = linear.activation_scale * linear.weight_scale
-        intervals = fold(
-            scale.detach(), linear.bias.detach(), linear.in_features, threshold.detach(), activate
-        )
+        intervals = fold(scale.detach(), linear.bias.detach(), most, threshold.detach(), activate)
         if intervals is not None:
             folded[name] = intervals
     return folded

@@ -159,6 +159,7 @@ void test_blocks() {
         s = Shape{};
         s.bits = bits;
         s.rank = rank;
+        s.weight_bits = 1 + (length + rank) % 4;
         s.length = length;
         s.batch = 2;
         s.masked = true;
@@ -197,6 +198,7 @@ void test_random_block() {
   if (between(0, 3) == 0) s.stream = between(1, 60);
   s.bits = widths[between(0, 3)];
   s.key_value_bits = widths[between(0, 3)];
+  s.weight_bits = between(1, 4);
   s.batch = between(1, 3);
   s.length = between(1, 140);
   s.rank = between(0, 2);

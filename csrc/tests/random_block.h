@@ -21,7 +21,7 @@ enum Positions { kNoPositions, kBias, kHalvesTurn, kNeighboursTurn, kDisentangle
 
 struct Shape {
   int heads = 2, key_value_heads = 2, head_dim = 24, inner = 40, hidden = 48, stream = 48;
-  int bits = 1, key_value_bits = 1, rank = 0, networks = 1, window = -1;
+  int bits = 1, key_value_bits = 1, weight_bits = 1, rank = 0, networks = 1, window = -1;
   int batch = 1, length = 9;
   const char* norm = "layer";  // or rms, affine, and none
   Positions positions = kNoPositions;
@@ -33,7 +33,7 @@ struct Shape {
     for (const auto& [name, value] : std::map<std::string, int>{
              {"heads", heads}, {"key_value_heads", key_value_heads}, {"head_dim", head_dim},
              {"inner", inner}, {"hidden", hidden}, {"stream", stream}, {"bits", bits},
-             {"key_value_bits", key_value_bits}, {"rank", rank}, {"networks", networks},
+             {"key_value_bits", key_value_bits}, {"weight_bits", weight_bits}, {"rank", rank}, {"networks", networks},
              {"window", window}, {"batch", batch}, {"length", length}, {"positions", positions},
              {"first", first}, {"gated", gated}, {"boolean", boolean}, {"folded", folded},
              {"masked", masked}})
@@ -143,7 +143,8 @@ class RandomBlock {
     number(name + ".inputs", in);
     number(name + ".outputs", out);
     number(name + ".bits", shape_.bits);
-    bits(name + ".weight", out * ceil_div(in, 8));
+    number(name + ".weight_bits", shape_.weight_bits);
+    bits(name + ".weight", shape_.weight_bits * out * ceil_div(in, 8));
     floats(name + ".shift", in, 0.1f);
     floats(name + ".activation_scale", 1, 0.5f, true);
     if (shape_.rank) {
@@ -151,8 +152,9 @@ class RandomBlock {
       floats(name + ".estimator.up", shape_.rank * out, 0.1f);
     }
     if (folded) {
-      intervals(name + ".low", out, 0, in);
-      intervals(name + ".range", out, 0, in);
+      const int most = in * ((1 << shape_.weight_bits) - 1);
+      intervals(name + ".low", out, 0, most);
+      intervals(name + ".range", out, 0, most);
       intervals(name + ".flip", out, 0, 1);
     } else {
       floats(name + ".weight_scale", out, 1 / std::sqrt(static_cast<float>(in)));

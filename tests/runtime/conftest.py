@@ -91,7 +91,9 @@ def make_block(
     spec: BlockSpec | None = None,
     *,
     bits: int = 1,
+    weight_bits: int = 1,
     key_value_bits: int = 1,
+    linear_bits: dict[str, tuple[int, int]] | None = None,
     ranks: dict[str, int] | None = None,
     from_hidden: bool = False,
     boolean: bool = False,
@@ -103,6 +105,8 @@ def make_block(
 
     Args:
         spec: None for that of `make_spec` with `description`.
+        linear_bits: of weights and activations by kind of linear, in place of `weight_bits` and
+            `bits`, which are those of other kinds.
         ranks: of estimators, by kind of linear, ``scores`` and ``context``; 0 where missing.
         from_hidden: estimators of attention are shared by the heads.
         elastic: there is a learned threshold of probabilities.
@@ -118,19 +122,28 @@ def make_block(
 
     block = Block(spec)
     for linear in spec.linears():
-        made = BinaryLinear(
-            linear.inputs, linear.outputs, bits=bits, rank=ranks.get(linear.kind, 0)
+        planes, of_inputs = (linear_bits or {}).get(linear.kind, (weight_bits, bits))
+        module = BinaryLinear(
+            linear.inputs,
+            linear.outputs,
+            bits=of_inputs,
+            weight_bits=planes,
+            rank=ranks.get(linear.kind, 0),
         )
-        normal(made.weight)
-        normal(made.shift, 0.1)
-        made.activation_scale.data.fill_(0.7)
+        normal(module.weight)
+        signs = pack_signs(module.weight)
+        if planes > 1:
+            shape = (planes, *module.weight.shape)
+            signs = pack_signs(torch.randn(shape, generator=generator))
+        normal(module.shift, 0.1)
+        module.activation_scale.data.fill_(0.7)
         # Scales of either sign: training does not forbid them.
-        normal(made.weight_scale, linear.inputs**-0.5)
-        normal(made.bias, 0.2)
-        if made.estimator is not None:
-            normal(made.estimator.down)
-            normal(made.estimator.up, 0.1)
-        block.set_linears({linear.name: PackedLinear(made, pack_signs(made.weight))})
+        normal(module.weight_scale, linear.inputs**-0.5)
+        normal(module.bias, 0.2)
+        if module.estimator is not None:
+            normal(module.estimator.down)
+            normal(module.estimator.up, 0.1)
+        block.set_linears({linear.name: PackedLinear(module, signs)})
     core = BinaryAttention(
         spec.attention,
         bits=bits,
