@@ -7,6 +7,8 @@
 #include <cstring>
 
 #include "bits.h"
+#include "math.h"
+#include "program.h"
 
 namespace bipft {
 namespace {
@@ -43,6 +45,17 @@ inline auto fields(const float* x, const float* shift, float scale, int bits) {
     const float steps = std::max(-half, std::floor((x[k] - shift[k]) / step));
     return static_cast<int>(std::min(half - 1.0f, steps) + half);
   };
+}
+
+// The magnitude of a token's shifted activations: see nn.quantizers.token_magnitude.
+inline float token_magnitude(Magnitude kind, const float* x, const float* shift, std::int64_t n) {
+  constexpr float kSmallest = 1e-6f;
+  if (kind == Magnitude::kNone) return 1.0f;
+  if (kind == Magnitude::kMax)
+    return std::max(kSmallest,
+                    largest(n, [=](std::int64_t k) { return std::fabs(x[k] - shift[k]); }));
+  const float squares = sum(n, [=](std::int64_t k) { return (x[k] - shift[k]) * (x[k] - shift[k]); });
+  return std::max(kSmallest, std::sqrt(squares / static_cast<float>(n)));
 }
 
 // The k-bit codes of one row; plane(i) is where its i-th bits go, row_bytes(n) of them.

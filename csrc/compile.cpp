@@ -109,6 +109,9 @@ class Compiler {
       weights_as_codes(l, planes);
     else
       weights_as_planes(l, planes);
+    l.magnitude = from_.one_of<Magnitude>(
+        name + ".dynamic_scale",
+        {{"none", Magnitude::kNone}, {"rms", Magnitude::kRms}, {"max", Magnitude::kMax}});
     l.shift = floats(name + ".shift", l.in);
     const float step = *from_.array<float>(name + ".activation_scale", 1);
     l.activation_scale = static_cast<double>(step);

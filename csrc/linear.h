@@ -22,11 +22,14 @@ class Linear {
     const auto *shift = p_.at<float>(l.shift);
     const auto scale = static_cast<float>(l.activation_scale);
     const auto bits = static_cast<int>(l.bits);
+    grow(magnitudes_, count);
+    for (std::int64_t t = 0; t < count; ++t)
+      magnitudes_[t] = token_magnitude(l.magnitude, x + t * l.in, shift, l.in);
     if (l.kernel == Kernel::kInt8) {
       const std::int64_t bytes = DotProduct<Isa>::row_bytes(l.in);
       grow(fields_, DotProduct<Isa>::padded_count(count) * bytes);
       for (std::int64_t t = 0; t < count; ++t) {
-        const auto field = fields(x + t * l.in, shift, scale, bits);
+        const auto field = fields(x + t * l.in, shift, scale * magnitudes_[t], bits);
         for (std::int64_t k = 0; k < l.in; ++k)
           fields_[t * bytes + k] = static_cast<std::uint8_t>(field(k) - Isa::dot.offset);
       }
@@ -38,7 +41,7 @@ class Linear {
     const std::int64_t bytes = row_bytes(l.in);
     grow(planes_, l.bits * count * bytes);
     for (std::int64_t t = 0; t < count; ++t)
-      quantise<Isa>(x + t * l.in, l.in, shift, scale, bits,
+      quantise<Isa>(x + t * l.in, l.in, shift, scale * magnitudes_[t], bits,
                     [&](int i) { return planes_.data() + (i * count + t) * bytes; });
     read_planes(l, planes_.data(), count);
   }
@@ -56,17 +59,15 @@ class Linear {
 
   // Output row t: y = scale * acc + bias + up (down x), x being the row that was read.
   void write(const LinearPart& l, std::int64_t t, const float* x, float* y) {
-    const float *scale = p_.at<float>(l.scale), *bias = p_.at<float>(l.bias);
     if (l.bits == 1 && l.weight_bits == 1) {
       const auto in = static_cast<std::int32_t>(l.in);
       const std::uint16_t* counts = popcounts_.data() + t * Product<Isa>::padded(l.out);
-      for (std::int64_t n = 0; n < l.out; ++n)
-        y[n] = scale[n] * static_cast<float>(in - 2 * static_cast<std::int32_t>(counts[n])) +
-               bias[n];
+      scale_and_add(l, t, y, [=](std::int64_t n) {
+        return in - 2 * static_cast<std::int32_t>(counts[n]);
+      });
     } else {
       const std::int32_t* acc = accumulate(l, t);
-      for (std::int64_t n = 0; n < l.out; ++n)
-        y[n] = scale[n] * static_cast<float>(acc[n]) + bias[n];
+      scale_and_add(l, t, y, [=](std::int64_t n) { return acc[n]; });
     }
     const float *down = p_.at<float>(l.down), *up = p_.at<float>(l.up);
     for (std::int64_t r = 0; r < l.rank; ++r) {
@@ -98,6 +99,20 @@ class Linear {
   }
 
  private:
+  // Row t without its estimate, from its integers.
+  template <class Sum>
+  void scale_and_add(const LinearPart& l, std::int64_t t, float* y, Sum acc) const {
+    const float *scale = p_.at<float>(l.scale), *bias = p_.at<float>(l.bias);
+    if (l.magnitude == Magnitude::kNone) {
+      for (std::int64_t n = 0; n < l.out; ++n)
+        y[n] = scale[n] * static_cast<float>(acc(n)) + bias[n];
+    } else {
+      const float magnitude = magnitudes_[t];
+      for (std::int64_t n = 0; n < l.out; ++n)
+        y[n] = scale[n] * static_cast<float>(acc(n)) * magnitude + bias[n];
+    }
+  }
+
   // The integers of row t: no sum of 65534 codes of eight bits by four has more than 32 bits.
   const std::int32_t* accumulate(const LinearPart& l, std::int64_t t) {
     if (l.kernel == Kernel::kInt8) {
@@ -125,6 +140,7 @@ class Linear {
   std::vector<std::uint8_t> planes_, fields_;
   std::vector<std::uint16_t> popcounts_;
   std::vector<std::int32_t> sums_;
+  std::vector<float> magnitudes_;  // of the rows that were read
   std::int64_t count_ = 0;  // rows that were read
 };
 

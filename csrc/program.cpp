@@ -43,6 +43,10 @@ class PartChecker {
             "the width of a linear layer");
     require(is_code_width(l.bits), "the bits of activations");
     require(within(l.weight_bits, 1, kWeightBits), "the bits of weights");
+    require(within(static_cast<std::int64_t>(l.magnitude),
+                   static_cast<std::int64_t>(Magnitude::kNone),
+                   static_cast<std::int64_t>(Magnitude::kMax)),
+            "what scales the codes of a token");
     require(within(l.rank, 0, kWidest), "the rank of an estimator");
     weights(l);
     floats(l.shift, in);
@@ -169,7 +173,8 @@ class BlockChecker : PartChecker {
     linear(f.up, p_.stream, f.up.out);
     if (f.gate.in) linear(f.gate, p_.stream, f.up.out);
     linear(f.down, f.up.out, p_.stream);
-    require(!f.up.folded || (!f.gate.in && f.down.bits == 1 && f.down.rank == 0),
+    require(!f.up.folded || (!f.gate.in && f.down.bits == 1 && f.down.rank == 0 &&
+                             f.down.magnitude == Magnitude::kNone),
             "a feed-forward network that cannot be folded");
     require(!f.gate.folded && !f.down.folded, "a folded output");
     norm(f.norm, p_.stream);

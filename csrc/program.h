@@ -30,6 +30,10 @@ struct Section {
 // How the integers of a linear layer are counted.
 enum class Kernel : std::int64_t { kPopcount, kInt8 };
 
+// What the codes of a token are scaled with: nothing, or the root mean square or the largest
+// magnitude of its shifted activations.
+enum class Magnitude : std::int64_t { kNone, kRms, kMax };
+
 // y = scale * acc + bias + up (down x), acc the integer of the product: the sum of codes of
 // activations (`bits` planes of signs) times codes of weights (`weight_bits` planes). Where
 // `folded`, the output is wanted as a sign only: low, range and flip say which popcounts give +1
@@ -38,6 +42,7 @@ enum class Kernel : std::int64_t { kPopcount, kInt8 };
 struct LinearPart {
   std::int64_t in, out, bits, weight_bits, rank, folded;
   Kernel kernel;
+  Magnitude magnitude;  // the token's own, which `scale` and `activation_scale` are multiplied with
   double activation_scale;
   // Interleaved, bytes. kPopcount: planes of padded_rows(out) rows, the least significant first.
   // kInt8: codes of a byte each.

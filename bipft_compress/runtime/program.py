@@ -76,6 +76,7 @@ def _linear_facts(name: str, linear: PackedLinear) -> dict[str, float | str]:
         f"{name}.outputs": linear.out_features,
         f"{name}.bits": linear.bits,
         f"{name}.weight_bits": linear.weight_bits,
+        f"{name}.dynamic_scale": linear.dynamic_scale,
     }
 
 
@@ -158,6 +159,11 @@ def _read_as_signs(
         yield "attention.value", core.value_shift.flatten(), None
     for number, part in enumerate(block.spec.feed_forward):
         down = linears[f"feed_forward.{number}.down"]
-        if not part.gated and down.bits == 1 and down.estimator is None:
+        if (
+            not part.gated
+            and down.bits == 1
+            and down.estimator is None
+            and down.dynamic_scale == "none"
+        ):
             activate: Any = block.feed_forward[number].activation
             yield f"feed_forward.{number}.up", down.shift, activate

@@ -144,6 +144,8 @@ class RandomBlock {
     number(name + ".outputs", out);
     number(name + ".bits", shape_.bits);
     number(name + ".weight_bits", shape_.weight_bits);
+    const char* magnitudes[] = {"none", "rms", "max"};
+    source.words[name + ".dynamic_scale"] = shape_.folded ? "none" : magnitudes[(in + out) % 3];
     bits(name + ".weight", shape_.weight_bits * out * ceil_div(in, 8));
     floats(name + ".shift", in, 0.1f);
     floats(name + ".activation_scale", 1, 0.5f, true);

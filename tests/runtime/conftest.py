@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bipft_compress.nn import BinaryAttention, BinaryLinear, Block
+from bipft_compress.nn.quantizers import DynamicScale
 from bipft_compress.runtime.block import PackedBlock
 from bipft_compress.runtime.modules import PackedAttention, PackedLinear
 from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE, paths
@@ -94,6 +95,7 @@ def make_block(
     weight_bits: int = 1,
     key_value_bits: int = 1,
     linear_bits: dict[str, tuple[int, int]] | None = None,
+    dynamic_scale: DynamicScale = "none",
     ranks: dict[str, int] | None = None,
     from_hidden: bool = False,
     boolean: bool = False,
@@ -107,6 +109,7 @@ def make_block(
         spec: None for that of `make_spec` with `description`.
         linear_bits: of weights and activations by kind of linear, in place of `weight_bits` and
             `bits`, which are those of other kinds.
+        dynamic_scale: of all linears.
         ranks: of estimators, by kind of linear, ``scores`` and ``context``; 0 where missing.
         from_hidden: estimators of attention are shared by the heads.
         elastic: there is a learned threshold of probabilities.
@@ -128,13 +131,12 @@ def make_block(
             linear.outputs,
             bits=of_inputs,
             weight_bits=planes,
+            dynamic_scale=dynamic_scale,
             rank=ranks.get(linear.kind, 0),
         )
         normal(module.weight)
-        signs = pack_signs(module.weight)
-        if planes > 1:
-            shape = (planes, *module.weight.shape)
-            signs = pack_signs(torch.randn(shape, generator=generator))
+        shape = (planes, *module.weight.shape) if planes > 1 else module.weight.shape
+        signs = pack_signs(torch.randn(shape, generator=generator))
         normal(module.shift, 0.1)
         module.activation_scale.data.fill_(0.7)
         # Scales of either sign: training does not forbid them.

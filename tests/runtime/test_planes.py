@@ -68,9 +68,11 @@ def test_the_largest_sums_do_not_overflow(path, weight_bits, bits, sign):
 
 @pytest.mark.parametrize("path", COMPILED)
 @pytest.mark.parametrize(("weight_bits", "bits"), PAIRS)
-def test_a_layer_agrees_with_the_reference(path, weight_bits, bits):
+@pytest.mark.parametrize("dynamic_scale", ["none", "rms", "max"])
+def test_a_layer_agrees_with_the_reference(path, weight_bits, bits, dynamic_scale):
     generator = torch.Generator().manual_seed(weight_bits * bits)
     layer = of_codes(random_codes(generator, weight_bits, 50, 130), weight_bits, bits)
+    layer.dynamic_scale = dynamic_scale
     estimator = BinaryLinear(130, 50, rank=3).estimator
     assert estimator is not None
     layer.estimator = estimator.requires_grad_(False)
@@ -106,6 +108,8 @@ BLOCKS = {
     "three by eight": {"weight_bits": 3, "bits": 8, "key_value_bits": 2},
     "mixed": {"linear_bits": MIXED | {"ffn_up": (4, 8), "ffn_down": (2, 2)}},
     "mixed, folded": {"linear_bits": MIXED | {"ffn_up": (3, 1), "ffn_down": (4, 1)}},
+    "by token": {"bits": 4, "weight_bits": 2, "dynamic_scale": "rms"},
+    "one bit by token": {"dynamic_scale": "max"},
     "mixed, wide": {"linear_bits": MIXED, "inner": 200, "heads": 3, "head_dim": 43},
 }
 
