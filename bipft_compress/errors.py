@@ -51,3 +51,11 @@ class Stopped(BaseException):
 def first_line(error: BaseException) -> str:
     """What another library says went wrong, short enough for a sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: what would steer the terminal is spelt out."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
+        for character in text
+    )

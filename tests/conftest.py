@@ -133,7 +133,7 @@ LACKING = {
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """`small_disk(size)`: an empty file system of so many bytes; a skip where none can be mounted."""
+    """`small_disk(size)`: an empty file system of so many bytes; a skip where none mounts."""
     disk = tmp_path / "disk"
 
     def mount(size: int) -> Path:
