@@ -16,7 +16,7 @@ from bipft_compress.benchmarking.peers import torch_call
 from bipft_compress.benchmarking.timing import interleaved, torch_threads
 from bipft_compress.checkpoint import load
 from bipft_compress.checkpoint.record import WEIGHTS
-from bipft_compress.cli import guard, set_up
+from bipft_compress.cli import guard, say, set_up
 from bipft_compress.errors import UserError
 from bipft_compress.recipe import Recipe
 from bipft_compress.tasks.sts import likeness
@@ -79,7 +79,7 @@ def main(
     console = set_up()
     source = bundled_model()
     recipe = Recipe.load("demo")
-    console.print("[bold]1-bit all-MiniLM-L6-v2[/bold]: compress, pretrain, evaluate, report\n")
+    console.print("1-bit all-MiniLM-L6-v2: compress, pretrain, evaluate, report\n", style="bold")
     made = jobs.run(source, recipe, BUILTIN, out, console=console)
     original, tokenizer = loading.load_pretrained(source)
     sentences = held_out_sentences()
@@ -116,8 +116,8 @@ def main(
     console.print(
         "Likeness: held-out sentences, embedded by both models; the ranking is that of all pairs."
     )
-    console.print(f"Packed artefact: {out / 'packed'}", soft_wrap=True)
-    console.print(f"Report: {(out / 'report' / 'report.html').resolve()}", soft_wrap=True)
+    say(f"Packed artefact: {out / 'packed'}")
+    say(f"Report: {(out / 'report' / 'report.html').resolve()}")
 
 
 if __name__ == "__main__":

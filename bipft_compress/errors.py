@@ -32,6 +32,30 @@ class TrainingError(UserError):
     """Training cannot go on: a loss that is not a number, or nothing to resume from."""
 
 
+class Stopped(BaseException):
+    """A person or the system asked the process to end; what is open is closed on the way out.
+
+    No subclass of Exception: nothing may take it for a fault and go on.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+        self.resumable = False
+        """Whether a training was begun that ``--resume`` goes on with."""
+
+
 def first_line(error: BaseException) -> str:
     """What another library says went wrong, short enough for a sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: what would steer the terminal is spelt out."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
+        for character in text
+    )

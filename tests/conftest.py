@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,6 +129,23 @@ LACKING = {
     "splinter": {"ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"},
 }
 """Heads that tests ask of every family and transformers does not have."""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """`small_disk(size)`: an empty file system of so many bytes; a skip where none mounts."""
+    disk = tmp_path / "disk"
+
+    def mount(size: int) -> Path:
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a file system is not permitted here")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.fixture(params=SIZES)

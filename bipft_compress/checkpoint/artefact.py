@@ -17,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bipft_compress.checkpoint.header import read_header
+from bipft_compress.checkpoint.header import Entry
+from bipft_compress.checkpoint.listed import list_files
 from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record, write_record
 from bipft_compress.errors import CheckpointError, RecipeError
 from bipft_compress.families import Encoder
-from bipft_compress.files import read_json, sha256
+from bipft_compress.files import read_json
 from bipft_compress.recipe import Recipe
 from bipft_compress.storage.codec import pack_state
 from bipft_compress.storage.plan import round_to_stored, storage_plan
@@ -74,7 +75,6 @@ def write_artefact(
     round_to_stored(model, encoder, record.recipe)
     packed = pack_state(model.state_dict(), storage_plan(model, encoder, record.recipe))
     save_file(packed, directory / WEIGHTS, metadata={"format": "pt"})
-    (directory / WEIGHTS).chmod(0o644)
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     sections = record.recipe.model_dump(include=set(_SECTIONS))
@@ -82,8 +82,7 @@ def write_artefact(
     config.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     record.tensors = {name: digest(tensor) for name, tensor in packed.items()}
-    others = sorted(path for path in directory.iterdir() if path.name != WEIGHTS)
-    record.files = {path.name: sha256(path) for path in others}
+    record.files = list_files(directory)
     write_record(directory, record)
 
 
@@ -124,22 +123,15 @@ def read_recipe(directory: Path) -> Recipe:
 
 
 def read_record(directory: Path, recipe: Recipe) -> Record:
-    """The record of a packed artefact, after a check of every file that has a checksum there.
+    """The record of a packed artefact.
 
     Raises:
-        CheckpointError: it is missing or malformed, says otherwise than `recipe`, or a file is
-            missing or changed.
+        CheckpointError: it is missing or malformed, or says otherwise than `recipe`.
     """
     record = Record.read(directory)
     path = directory / RECORD
     if "config.json" not in record.files or not record.tensors:
         raise CheckpointError(f"{path} has no checksums: pack the checkpoint again.")
-    for name, expected in record.files.items():
-        file = directory / Path(name).name
-        if not file.is_file():
-            raise CheckpointError(f"{directory} has no {name}: the artefact is incomplete.")
-        if sha256(file) != expected:
-            raise CheckpointError(f"{file} does not match its checksum: it was changed.")
     if any(getattr(record.recipe, name) != getattr(recipe, name) for name in _SECTIONS):
         raise CheckpointError(f"{path} and config.json disagree about the recipe.")
     return record
@@ -147,6 +139,7 @@ def read_record(directory: Path, recipe: Recipe) -> Record:
 
 def read_tensors(
     path: Path,
+    entries: Mapping[str, Entry],
     expected: Mapping[str, Tensor],
     checksums: Mapping[str, str],
     names: Callable[[Iterable[str]], Mapping[str, str]] | None = None,
@@ -155,6 +148,7 @@ def read_tensors(
 
     Args:
         path: of the safetensors file.
+        entries: its header; see `read_header`.
         expected: empty tensors of the types and shapes that must be there, by name.
         checksums: SHA-256 of each tensor's bytes, by its name in the file.
         names: from names in the file to those expected, where an older release wrote others.
@@ -163,10 +157,8 @@ def read_tensors(
         Tensors by their expected names.
 
     Raises:
-        CheckpointError: a tensor is missing, not expected, of another type or shape, or changed;
-            or see `read_header`.
+        CheckpointError: a tensor is missing, not expected, of another type or shape, or changed.
     """
-    entries = read_header(path)
     own = {name: name for name in entries} if names is None else names(entries)
     for name in sorted(expected.keys() - set(own.values())):
         raise CheckpointError(f"{path} lacks the tensor {name}.")
@@ -174,11 +166,11 @@ def read_tensors(
         if own[name] not in expected:
             raise CheckpointError(f"{path} has a tensor {name} that its configuration does not.")
     for name, entry in entries.items():
-        wanted = expected[own[name]]
-        if (entry.dtype, entry.shape) != (wanted.dtype, tuple(wanted.shape)):
+        empty = expected[own[name]]
+        if (entry.dtype, entry.shape) != (empty.dtype, tuple(empty.shape)):
             raise CheckpointError(
-                f"{path}: tensor {name} is {entry.dtype} {entry.shape}, not {wanted.dtype} "
-                f"{tuple(wanted.shape)} as its configuration says."
+                f"{path}: tensor {name} is {entry.dtype} {entry.shape}, not {empty.dtype} "
+                f"{tuple(empty.shape)} as its configuration says."
             )
     try:
         with safe_open(path, framework="pt") as file:

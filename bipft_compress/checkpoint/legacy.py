@@ -61,10 +61,10 @@ def rename_0_1(names: Iterable[str], model_type: str) -> dict[str, str]:
 
 
 def _renamed(name: str, paths: dict[str, str]) -> str:
-    found = _LAYER.fullmatch(name)
-    if found is None:
+    match = _LAYER.fullmatch(name)
+    if match is None:
         return name
-    layer, rest = found["layer"], found["rest"]
+    layer, rest = match["layer"], match["rest"]
     for old, new in paths.items():
         if rest == old or rest.startswith(f"{old}."):
             return f"{layer}.block.{new}{rest.removeprefix(old)}"

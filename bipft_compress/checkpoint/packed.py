@@ -16,9 +16,11 @@ from bipft_compress.checkpoint.artefact import (
     read_record,
     read_tensors,
 )
+from bipft_compress.checkpoint.header import read_header
+from bipft_compress.checkpoint.listed import read_config, read_tokenizer
 from bipft_compress.checkpoint.record import WEIGHTS, Record, read_version
-from bipft_compress.errors import CheckpointError, first_line
-from bipft_compress.loading import load_config, load_tokenizer, model_from_config
+from bipft_compress.loading import model_from_config
+from bipft_compress.loading.claims import check_layers, configuration_faults
 from bipft_compress.loading.state import fill
 from bipft_compress.runtime.block import PackedBlock
 from bipft_compress.runtime.model import Skeleton
@@ -47,7 +49,7 @@ def load_packed(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedToken
     del tensors
     if read_version(path) != legacy.VERSION:
         _forget_pages(model, path / WEIGHTS)
-    return model, load_tokenizer(path), record
+    return model, read_tokenizer(path, record), record
 
 
 def _forget_pages(model: PreTrainedModel, file: Path) -> None:
@@ -77,29 +79,27 @@ def unpack(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     """
     path = Path(directory)
     skeleton, tensors, record = _read(path)
-    config = load_config(path)
+    config = read_config(path, record)
     # What is made is not packed.
     delattr(config, KEY)
     model = model_from_config(config)
     swap(model, skeleton.recipe)
     state = unpack_state(tensors, skeleton.plan, model.state_dict())
     fill(model, state, path / WEIGHTS)
-    return model.eval(), load_tokenizer(path), record
+    return model.eval(), read_tokenizer(path, record), record
 
 
 def _read(path: Path) -> tuple[Skeleton, dict[str, Tensor], Record]:
     recipe = read_recipe(path)
     record = read_record(path, recipe)
-    config = load_config(path)
-    try:
+    config = read_config(path, record)
+    entries = read_header(path / WEIGHTS)
+    check_layers(config, len(entries), path)
+    with configuration_faults(path):
         skeleton = Skeleton(config, recipe)
-    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        # transformers checks little of what it builds from.
-        raise CheckpointError(
-            f"The configuration of {path} fits no model ({first_line(error)})."
-        ) from None
+        expected = skeleton.expected()
     names = None
     if read_version(path) == legacy.VERSION:
         names = partial(legacy.rename_0_1, model_type=config.model_type)
-    tensors = read_tensors(path / WEIGHTS, skeleton.expected(), record.tensors, names)
+    tensors = read_tensors(path / WEIGHTS, entries, expected, record.tensors, names)
     return skeleton, tensors, record

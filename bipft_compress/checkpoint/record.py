@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import read_json, sha256, write_atomically
@@ -21,9 +25,15 @@ OLDEST_VERSION = 1
 """The oldest that is read: of version 0.1."""
 
 
+CHECKSUM = "sha256"
+"""Key of the record's own checksum, of all other keys."""
+
+
 @dataclass
 class Record:
     """What is known about a binary checkpoint beside its weights; stored in `RECORD`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     recipe: Recipe
     teacher: str
@@ -40,7 +50,9 @@ class Record:
     tensors: dict[str, str] = field(default_factory=dict)
     """Packed artefact: SHA-256 of each tensor's bytes."""
     files: dict[str, str] = field(default_factory=dict)
-    """Packed artefact: SHA-256 of each other file, but for reports."""
+    """SHA-256 of each file that is read beside the weights, by its path in the directory."""
+    weights_sha256: str = ""
+    """Of the weights' file; written by `write_record`."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -55,6 +67,7 @@ class Record:
             "measured": self.measured,
             "tensors": self.tensors,
             "files": self.files,
+            "weights_sha256": self.weights_sha256,
         }
 
     def add_training(self, points: list[dict[str, Any]]) -> None:
@@ -75,23 +88,35 @@ class Record:
                 f"{directory} is not a binary checkpoint (it has no {RECORD}): "
                 "make one with `bipft-compress compress`."
             )
-        read_version(directory)
+        version = read_version(directory)
         values = read_json(path)
-        try:
-            return cls(
-                recipe=Recipe.load(values["recipe"]),
-                teacher=values["teacher"],
-                decisions=[Decision(**decision) for decision in values["decisions"]],
-                layer_errors=values["layer_errors"],
-                training=values["training"],
-                provenance=values["provenance"],
-                quality=values["quality"],
-                measured=values.get("measured"),
-                tensors=dict(values.get("tensors", {})),
-                files=dict(values.get("files", {})),
+        checksum = values.pop(CHECKSUM, None)
+        if version > OLDEST_VERSION and checksum != record_checksum(values):
+            raise CheckpointError(
+                f"{path} does not match its own checksum: it was changed or truncated; make the "
+                "checkpoint again."
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} is incomplete ({error}).") from None
+        del values["format_version"]
+        recipe = values.pop("recipe", None)
+        if not isinstance(recipe, dict):
+            raise CheckpointError(f"{path} is incomplete (recipe).")
+        try:
+            record = _VALIDATOR.validate_python({"recipe": Recipe(), **values})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            raise CheckpointError(f"{path} is incomplete ({key}: {first['msg']}).") from None
+        record.recipe = Recipe.load(recipe)
+        return record
+
+
+_VALIDATOR = TypeAdapter(Record)
+
+
+def record_checksum(values: Mapping[str, Any]) -> str:
+    """Hexadecimal SHA-256 of JSON values, whatever their order and layout in a file."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_version(directory: Path) -> int:
@@ -120,11 +145,15 @@ def read_version(directory: Path) -> int:
 
 
 def write_record(directory: Path, record: Record) -> None:
-    """Write (or replace) the record of the checkpoint in `directory`, with its checksum.
+    """Write (or replace) the record of the checkpoint in `directory`, with its checksums.
 
     One that is replaced keeps its format version, since the weights beside it stay as they are.
     """
-    values = record.to_dict() | {"weights_sha256": sha256(directory / WEIGHTS)}
+    record.weights_sha256 = sha256(directory / WEIGHTS)
+    # As it will be read: a tuple becomes a list, a whole number stays one.
+    values: dict[str, Any] = json.loads(json.dumps(record.to_dict()))
     if (directory / RECORD).is_file():
         values["format_version"] = read_version(directory)
+    if values["format_version"] > OLDEST_VERSION:
+        values[CHECKSUM] = record_checksum(values)
     write_atomically(directory / RECORD, json.dumps(values, indent=2))

@@ -1,8 +1,8 @@
 """Binary checkpoints that can be trained: with latent weights in floating point.
 
 One is a directory with ``config.json`` (the original's), ``model.safetensors``
-(latent weights, for training), ``compression.json`` (recipe, decisions, provenance, checksum) and
-the tokenizer's files. Nothing that is read can run code.
+(latent weights, for training), ``compression.json`` (recipe, decisions, provenance, checksums) and
+the tokenizer's files. Nothing is read that has no checksum, and nothing that can run code.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bipft_compress.checkpoint import legacy
-from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record, read_version, write_record
+from bipft_compress.checkpoint.listed import list_files, read_config, read_tokenizer
+from bipft_compress.checkpoint.record import WEIGHTS, Record, read_version, write_record
 from bipft_compress.errors import CheckpointError
-from bipft_compress.files import atomic_directory, read_json, sha256
-from bipft_compress.loading import load_config, load_tokenizer, model_from_config, state_to_save
-from bipft_compress.loading.state import fill, read_state
+from bipft_compress.files import atomic_directory, sha256
+from bipft_compress.loading import model_from_config, state_to_save
+from bipft_compress.loading.claims import check_layers, configuration_faults
+from bipft_compress.loading.state import check_fits, fill, read_state
 from bipft_compress.structure.swap import swap
 
 
@@ -40,6 +43,7 @@ def save(
         model.config.save_pretrained(work)
         if tokenizer is not None:
             tokenizer.save_pretrained(work)
+        record.files = list_files(work)
         write_record(work, record)
 
 
@@ -63,17 +67,14 @@ def load_trainable(
             f"{path} is packed: it runs, but cannot be trained or packed again; give the binary "
             "checkpoint that it was packed from."
         )
-    config = load_config(path)
-    expected = read_json(path / RECORD).get("weights_sha256")
+    config = read_config(path, record)
     if not (path / WEIGHTS).is_file():
         raise CheckpointError(f"{path} has no {WEIGHTS}: the checkpoint is incomplete.")
-    if sha256(path / WEIGHTS) != expected:
+    if sha256(path / WEIGHTS) != record.weights_sha256:
         raise CheckpointError(
             f"{path / WEIGHTS} does not match its checksum: it was truncated or changed; "
             "compress the checkpoint again."
         )
-    model = model_from_config(config)
-    swap(model, record.recipe)
     state = read_state(path / WEIGHTS)
     if read_version(path) == legacy.VERSION:
         names = legacy.rename_0_1(state, config.model_type)
@@ -81,5 +82,14 @@ def load_trainable(
         paths = [decision.module for decision in record.decisions]
         names = legacy.rename_0_1(paths, config.model_type)
         record.decisions = [replace(one, module=names[one.module]) for one in record.decisions]
+    check_layers(config, len(state), path)
+    # On the meta device first: what the configuration claims may be more than any memory holds.
+    with configuration_faults(path), torch.device("meta"):
+        empty = model_from_config(config)
+        swap(empty, record.recipe)
+    check_fits(empty, state, path / WEIGHTS)
+    with configuration_faults(path):
+        model = model_from_config(config)
+        swap(model, record.recipe)
     fill(model, state, path / WEIGHTS)
-    return model.eval(), load_tokenizer(path), record
+    return model.eval(), read_tokenizer(path, record), record

@@ -20,7 +20,8 @@ from bipft_compress.cli.options import (
     TaskOption,
     TextColumnOption,
 )
-from bipft_compress.cli.shell import app, console, set_up
+from bipft_compress.cli.shell import app, console, say, set_up
+from bipft_compress.errors import UserError, printable
 
 if TYPE_CHECKING:
     from bipft_compress.tasks.chosen import ChosenTask
@@ -72,7 +73,7 @@ def finetune(
     from bipft_compress.recipe import Recipe
 
     shown = set_up(quiet)
-    made = job(
+    result = job(
         checkpoint,
         chosen_task(task, data, text_column, pair_column, label_column, regression),
         out,
@@ -81,15 +82,16 @@ def finetune(
         steps=steps, seed=seed, rank=lora, resume=resume, device=device, overwrite=overwrite,
         console=shown,
     )  # fmt: skip
-    table = Table("Measure", *(["teacher"] if made.teacher_metrics else []), out.name)
-    for name, value in made.metrics.items():
-        theirs = [made.teacher_metrics[name]] if made.teacher_metrics else []
-        table.add_row(name, *(f"{number:.4f}" for number in [*theirs, value]))
+    before = result.teacher_metrics
+    table = Table("Measure", *(["teacher"] if before else []), printable(out.name))
+    for name, value in result.metrics.items():
+        figures = [before[name], value] if before else [value]
+        table.add_row(name, *(f"{figure:.4f}" for figure in figures))
     console.print(table)
-    console.print(f"Trained parameters: {made.trained_parameters:,}")
-    if made.adapter_bytes is not None:
-        console.print(f"Adapter: {made.adapter_bytes / 1e6:.2f} MB", highlight=False)
-    console.print(f"Fine-tuned checkpoint: {out}", soft_wrap=True)
+    say(f"Trained parameters: {result.trained_parameters:,}")
+    if result.adapter_bytes is not None:
+        say(f"Adapter: {result.adapter_bytes / 1e6:.2f} MB")
+    say(f"Fine-tuned checkpoint: {out}")
 
 
 def chosen_task(
@@ -105,7 +107,6 @@ def chosen_task(
     Raises:
         UserError: see `ChosenTask`.
     """
-    from bipft_compress.errors import UserError
     from bipft_compress.tasks.chosen import ChosenTask
     from bipft_compress.tasks.labelled import Columns
 

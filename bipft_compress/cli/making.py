@@ -24,7 +24,7 @@ from bipft_compress.cli.options import (
     SeedOption,
     TeacherOption,
 )
-from bipft_compress.cli.shell import app, console, set_up
+from bipft_compress.cli.shell import app, console, say, set_up
 
 
 @app.command()
@@ -57,7 +57,7 @@ def compress(
     )  # fmt: skip
     console.print(_decisions_table(record.decisions))
     console.print(_errors_line(record.layer_errors))
-    console.print(f"Binary checkpoint: {out}", soft_wrap=True)
+    say(f"Binary checkpoint: {out}")
 
 
 @app.command()
@@ -97,7 +97,7 @@ def pretrain(
     if record.training:
         last = record.training[-1]
         console.print(f"Trained on {last['tokens']:,} tokens; loss {last['loss']:.4f}.")
-    console.print(f"Binary checkpoint: {out}", soft_wrap=True)
+    say(f"Binary checkpoint: {out}")
 
 
 @app.command()
@@ -123,7 +123,7 @@ def pack(
     table.add_row("packed, the whole file", f"{sizes.packed_bytes / 1e6:.2f} MB")
     table.add_row("ratio", f"{sizes.ratio:.2f} times smaller")
     console.print(table)
-    console.print(f"Packed artefact: {out.resolve()}", soft_wrap=True)
+    say(f"Packed artefact: {out.resolve()}")
 
 
 @app.command()
@@ -151,14 +151,14 @@ def run(
 
     shown = set_up(quiet)
     chosen = Recipe.load(recipe).with_rank(rank)
-    made = jobs.run(
+    report = jobs.run(
         checkpoint, chosen, corpus, out,
         data=data, steps=steps, seed=seed, device=device, console=shown,
     )  # fmt: skip
-    console.print(render_table(made))
-    console.print(f"Binary checkpoint: {out / 'pretrained'}", soft_wrap=True)
-    console.print(f"Packed artefact: {out / 'packed'}", soft_wrap=True)
-    console.print(f"Report: {(out / 'report' / 'report.html').resolve()}", soft_wrap=True)
+    console.print(render_table(report))
+    say(f"Binary checkpoint: {out / 'pretrained'}")
+    say(f"Packed artefact: {out / 'packed'}")
+    say(f"Report: {(out / 'report' / 'report.html').resolve()}")
 
 
 def _decisions_table(decisions: list[Any]) -> Table:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from bipft_compress.errors import UserError
+from bipft_compress.errors import Stopped, UserError, printable
 
 app = typer.Typer(
     name="bipft-compress",
@@ -22,8 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
-errors = Console(stderr=True)
+# Brackets in a path or a record are no markup, and a number in it is no number.
+console = Console(markup=False, highlight=False)
+errors = Console(stderr=True, markup=False, highlight=False)
 
 
 def set_up(quiet: bool = False, to_stderr: bool = False) -> Console:
@@ -46,22 +52,78 @@ def set_up(quiet: bool = False, to_stderr: bool = False) -> Console:
     return Console(quiet=True) if quiet else shown
 
 
-def guard(command: Callable[[], object]) -> None:
-    """Run a command; exit code 0, 2 for faults a user can mend, 1 for faults of this package."""
+def say(text: str, to: Console = console) -> None:
+    """Print a line as it is, however long."""
+    to.print(printable(text), soft_wrap=True)
+
+
+_SIGNALS = {
+    number: name
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if (number := getattr(signal, name, None)) is not None
+}
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """While it is open, a signal that ends a process raises `Stopped`; the second ends it at once.
+
+    Click would take Ctrl-C for an abort of its own, and SIGTERM would leave everything open.
+    """
+
+    def stop(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(number)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in before.items():
+        # nohup, for one, asks that a signal is not heard.
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
-        command()
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def guard(command: Callable[[], object]) -> None:
+    """Run a command.
+
+    Exits with code 0; 2 for faults a user can mend; 1 for faults of this package; for a signal, 128
+    and its number.
+    """
+    try:
+        with _stoppable():
+            command()
     except UserError as error:
-        errors.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"Error: {printable(str(error))}", style="red", soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("Stopped. Training goes on with --resume.")
-        sys.exit(130)
+    except Stopped as stop:
+        say(_stopped(stop, sys.argv), errors)
+        sys.exit(128 + stop.number)
     except Exception as error:
         traceback.print_exc()
-        errors.print(
+        say(
             f"This is a fault of bipft-compress ({type(error).__name__}); please report the lines "
             "above.",
-            markup=False,
-            soft_wrap=True,
+            errors,
         )
         sys.exit(1)
+
+
+def _stopped(stop: Stopped, arguments: list[str]) -> str:
+    """What a person is told, and the command that goes on."""
+    name, *given = arguments
+    program = Path(name).name
+    if program == "__main__.py":
+        program = "bipft-compress"
+    if stop.resumable and given[0] in ("pretrain", "finetune"):
+        kept = "What was trained is kept; go on with"
+        given += [] if "--resume" in given else ["--resume"]
+    elif given[:1] == ["run"]:
+        kept = "What is complete is kept; go on with"
+    else:
+        kept = "Nothing was changed; to start again"
+    how = "Ctrl-C" if stop.number == signal.SIGINT else _SIGNALS[stop.number]
+    return f"Stopped by {how}. {kept}:\n  {shlex.join([program, *given])}"

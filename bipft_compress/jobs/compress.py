@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from bipft_compress import checkpoint, loading
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.device import AUTO, choose_device
-from bipft_compress.files import check_output
-from bipft_compress.fitting.compress import compress
+from bipft_compress.files import claim_output
+from bipft_compress.fitting.compress import Compressed, compress
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.text.corpus import BUILTIN
 from bipft_compress.training.progress import progress_bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger("bipft_compress")
 
@@ -36,17 +40,38 @@ def compress_checkpoint(
     Raises:
         UserError: the checkpoint, the recipe, the text or the output directory is at fault.
     """
-    check_output(Path(out), overwrite)
-    chosen = choose_device(device)
-    model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
-    model.to(chosen)  # type: ignore[arg-type]
-    if calibration == BUILTIN:
-        logger.info(
-            "calibrating on text that comes with Python: give --calibration with text like "
-            "yours for a better start"
+    with claim_output(out, overwrite, [source, calibration]) as target:
+        chosen = choose_device(device)
+        model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
+        model.to(chosen)  # type: ignore[arg-type]
+        if calibration == BUILTIN:
+            logger.info(
+                "calibrating on text that comes with Python: give --calibration with text like "
+                "yours for a better start"
+            )
+        compressed = _fit(model, tokenizer, recipe, calibration, seed, console)
+        path = Path(source)
+        record = Record(
+            recipe=recipe,
+            teacher=str(path.absolute()) if path.is_dir() else str(source),
+            decisions=compressed.decisions,
+            layer_errors=compressed.layer_errors,
+            provenance=provenance({}, "compress", seed=seed, calibration=str(calibration)),
         )
-    shown = console or Console(quiet=True)
-    with progress_bar(shown, "layers") as bar:
+        checkpoint.save(target, compressed.model, tokenizer, record, overwrite)
+    return record
+
+
+def _fit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    calibration: str | Path,
+    seed: int,
+    console: Console | None,
+) -> Compressed:
+    """`compress` with a progress bar, or a line for each layer where there is no terminal."""
+    with progress_bar(console or Console(quiet=True), "layers") as bar:
         task = bar.add_task("fitting", total=None, note="")
 
         def progress(done: int, total: int) -> None:
@@ -54,14 +79,4 @@ def compress_checkpoint(
             if bar.disable:
                 logger.info("fitted layer %d of %d", done, total)
 
-        made = compress(model, tokenizer, recipe, calibration, seed=seed, progress=progress)
-    path = Path(source)
-    record = Record(
-        recipe=recipe,
-        teacher=str(path.absolute()) if path.is_dir() else str(source),
-        decisions=made.decisions,
-        layer_errors=made.layer_errors,
-        provenance=provenance({}, "compress", seed=seed, calibration=str(calibration)),
-    )
-    checkpoint.save(Path(out), made.model, tokenizer, record, overwrite)
-    return record
+        return compress(model, tokenizer, recipe, calibration, seed=seed, progress=progress)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from rich.console import Console
 from transformers import TrainingArguments, set_seed
 
+from bipft_compress.checkpoint.record import Record
 from bipft_compress.device import AUTO
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe
+from bipft_compress.jobs.identity import training_identity
 from bipft_compress.provenance import provenance
-from bipft_compress.recipe import Finetuning, Recipe, TaskObjective
+from bipft_compress.recipe import Finetuning, Recipe
 from bipft_compress.storage.plan import round_to_stored
 from bipft_compress.structure.heads import take_head, with_classifier, without_head
 from bipft_compress.structure.pooling import pooling_of
@@ -34,7 +35,11 @@ from bipft_compress.training.finetuned import (
     save_classifier,
 )
 from bipft_compress.training.session import run_training
-from bipft_compress.training.workspace import work_directory
+from bipft_compress.training.workspace import claim_training
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import PeftModel
 
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3,
@@ -105,77 +110,106 @@ def finetune(
             directory is at fault.
     """
     target = Path(out)
-    work = work_directory(target, resume=resume, overwrite=overwrite)
-    start = read_trainable(directory, frozen=rank is not None)
-    options = (recipe or start.recipe).finetuning
-    args = _arguments(options, start, work, steps=steps, seed=seed, rank=rank, device=device)
-    task = chosen.read()
-    by_cosine = task.is_similarity and options.similarity == "cosine"
-    original = None
-    if teacher is not None:
-        original = _read_teacher(teacher, task, start, options.objective, by_cosine)
-    set_seed(args.seed)
-    student, decisions = _student(start, task, by_cosine, options.pooling)
-    model = student.model
-    if student.record is not None or original is not None:
-        without_dropout(model)
-    encoder = describe(model)
-    distillation = Distillation(
-        model, None if original is None else original.model, encoder, options.objective
-    )
-    if distillation.teacher is not None and not by_cosine:
-        take_head(model, distillation.teacher)
-    adapted = None if rank is None else lora.add_adapters(model, rank)
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    assert task.train is not None
-    with args.main_process_first():
-        dataset = tokenize(
-            student.tokenizer, task.train, model, options.sequence_length, apart=by_cosine
+    inputs = [directory, chosen.data, teacher]
+    with claim_training(target, resume=resume, overwrite=overwrite, inputs=inputs) as work:
+        identity = training_identity(directory, teacher)
+        start = read_trainable(directory, frozen=rank is not None)
+        options = (recipe or start.recipe).finetuning
+        args = _arguments(options, start, work, steps=steps, seed=seed, rank=rank, device=device)
+        task = chosen.read()
+        original = None if teacher is None else _read_teacher(teacher, task, start, options)
+        set_seed(args.seed)
+        student = _student(start, original, task, options, rank)
+        run = identity | {
+            "task": task.name, "finetuning": options.model_dump(mode="json"),
+            "steps": args.max_steps, "seed": args.seed, "lora": rank,
+        }  # fmt: skip
+        points = run_training(
+            student.distillation,
+            args,
+            student.examples(task, options, args),
+            FinetuningCollator(start.tokenizer),
+            run=run,
+            resume=resume,
+            console=console,
         )
-    collator = FinetuningCollator(student.tokenizer)
-    run = {
-        "task": task.name, "finetuning": options.model_dump(), "steps": args.max_steps,
-        "seed": args.seed, "lora": rank,
-    }  # fmt: skip
-    points = run_training(
-        distillation, args, dataset, collator, run=run, resume=resume, console=console
-    )
-    recorded = student.record if adapted is None else None
-    if recorded is not None:
-        recorded.decisions = decisions
-        recorded.add_training(points)
-        recorded.recipe = recorded.recipe.model_copy(update={"finetuning": options})
-        round_to_stored(model, encoder, recorded.recipe)
-    ours = score(model, student.tokenizer, task, options.sequence_length)
-    theirs = None
-    if original is not None:
-        theirs = score(original.model, original.tokenizer, task, options.sequence_length)
-    origin = provenance(
-        student.record.provenance if student.record else {},
-        "finetune",
-        task=task.name,
-        data=str(chosen.data),
-        teacher=None if teacher is None else str(teacher),
-        seed=args.seed,
-    )
-    if recorded is not None:
-        recorded.provenance = origin
-        # What was measured before was measured on other weights.
-        recorded.quality = scores(task, ours, theirs)
-    facts = {
-        "task": task.name, "metrics": ours, "provenance": origin,
-        "pooling": None if by_cosine else pooling_of(model.config), "labels": student.labels,
-    }  # fmt: skip
-    # Of several processes (accelerate launch) one writes, and the others wait for it.
-    processes = PartialState()
-    if processes.is_main_process:
-        save_classifier(
-            target, student, facts, adapted=adapted, base=directory, overwrite=overwrite
+        trained = student.trained_parameters
+        if student.record is not None:
+            student.record.decisions = student.decisions
+            student.record.add_training(points)
+            recipe = student.record.recipe.model_copy(update={"finetuning": options})
+            student.record.recipe = recipe
+            round_to_stored(student.classifier.model, student.distillation.encoder, recipe)
+        metrics, teacher_metrics = (
+            None if one is None else score(one.model, one.tokenizer, task, options.sequence_length)
+            for one in (student.classifier, original)
         )
-        shutil.rmtree(work, ignore_errors=True)
-    processes.wait_for_everyone()
-    size = None if adapted is None else (target / lora.WEIGHTS).stat().st_size
-    return Finetuned(ours, theirs, trained, size)
+        assert metrics is not None
+        origin = provenance(
+            {} if start.record is None else start.record.provenance,
+            "finetune",
+            task=task.name,
+            data=str(chosen.data),
+            teacher=None if teacher is None else str(teacher),
+            seed=args.seed,
+        )
+        if student.record is not None:
+            student.record.provenance = origin
+            # What was measured before was measured on other weights.
+            student.record.quality = scores(task, metrics, teacher_metrics)
+        # Of several processes (accelerate launch) one writes, and the others wait for it.
+        if PartialState().is_main_process:
+            save_classifier(
+                target,
+                student.classifier,
+                {
+                    "task": task.name, "metrics": metrics, "provenance": origin,
+                    "pooling": student.pooling, "labels": student.classifier.labels,
+                },
+                adapted=student.adapted, base=directory, overwrite=overwrite,
+            )  # fmt: skip
+    size = None if student.adapted is None else (target / lora.WEIGHTS).stat().st_size
+    return Finetuned(metrics, teacher_metrics, trained, size)
+
+
+@dataclass
+class _Student:
+    """What is trained, and how."""
+
+    classifier: Classifier
+    decisions: list[Decision]
+    """The record's, about the modules that it has now."""
+    distillation: Distillation
+    by_cosine: bool
+    adapted: PeftModel | None = None
+
+    @property
+    def record(self) -> Record | None:
+        """Of a binary checkpoint that will be written; with adapters none is."""
+        return self.classifier.record if self.adapted is None else None
+
+    @property
+    def pooling(self) -> str | None:
+        """What its head reads; None without a head."""
+        return None if self.by_cosine else pooling_of(self.classifier.model.config)
+
+    @property
+    def trained_parameters(self) -> int:
+        weights = self.classifier.model.parameters()
+        return sum(weight.numel() for weight in weights if weight.requires_grad)
+
+    def examples(self, task: Task, options: Finetuning, args: TrainingArguments) -> Dataset:
+        """What it is trained on, as tokens."""
+        assert task.train is not None
+        model, tokenizer = self.classifier.model, self.classifier.tokenizer
+        with args.main_process_first():
+            return tokenize(
+                tokenizer, task.train, model, options.sequence_length, apart=self.by_cosine
+            )
+
+
+def _by_cosine(task: Task, options: Finetuning) -> bool:
+    return task.is_similarity and options.similarity == "cosine"
 
 
 def _arguments(
@@ -199,44 +233,55 @@ def _arguments(
 
 
 def _student(
-    start: Classifier, task: Task, by_cosine: bool, pooling: str
-) -> tuple[Classifier, list[Decision]]:
-    """What is trained, with the head that the task wants, and the record's decisions about it."""
+    start: Classifier,
+    original: Classifier | None,
+    task: Task,
+    options: Finetuning,
+    rank: int | None,
+) -> _Student:
+    """The model with the head of the task, as the teacher's where there is one, and its loss."""
+    by_cosine = _by_cosine(task, options)
     recipe = start.record.recipe if start.record else None
     if by_cosine:
         model, decisions = without_head(start.model, recipe)
     else:
-        model, decisions = with_classifier(start.model, task.labels, recipe, pooling)
-    return Classifier(model, start.tokenizer, start.record, list(task.labels)), decisions
+        model, decisions = with_classifier(start.model, task.labels, recipe, options.pooling)
+    if start.record is not None or original is not None:
+        without_dropout(model)
+    teacher = None if original is None else original.model
+    distillation = Distillation(model, teacher, describe(model), options.objective)
+    if distillation.teacher is not None and not by_cosine:
+        take_head(model, distillation.teacher)
+    adapted = None if rank is None else lora.add_adapters(model, rank)
+    classifier = Classifier(model, start.tokenizer, start.record, list(task.labels))
+    return _Student(classifier, decisions, distillation, by_cosine, adapted)
 
 
 def _read_teacher(
-    teacher: str | Path,
-    task: Task,
-    start: Classifier,
-    objective: TaskObjective,
-    by_cosine: bool,
+    teacher: str | Path, task: Task, start: Classifier, options: Finetuning
 ) -> Classifier:
     """The teacher, after a check that the student can follow it."""
-    read = read_classifier(teacher)
-    read.check(task, teacher)
-    if by_cosine == read.has_head:
-        has, other = ("a", "head") if by_cosine else ("no", "cosine")
+    original = read_classifier(teacher)
+    original.check(task, teacher)
+    if _by_cosine(task, options) == original.has_head:
+        has, other = ("a", "head") if original.has_head else ("no", "cosine")
         raise CheckpointError(
             f"The teacher {teacher} has {has} head for similarity: set finetuning.similarity to "
             f"{other}, or give another."
         )
-    if read.tokenizer.get_vocab() != start.tokenizer.get_vocab():
+    if original.tokenizer.get_vocab() != start.tokenizer.get_vocab():
         raise CheckpointError(f"The teacher {teacher} has another vocabulary than the checkpoint.")
-    inner = objective.weights().keys() - {"task", "logits"}
-    sizes = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads")
-    theirs, ours = (
-        [getattr(model.config, size) for size in sizes] for model in (read.model, start.model)
-    )
-    if inner and theirs != ours:
+    inner = options.objective.weights().keys() - {"task", "logits"}
+    if inner and _shape(original) != _shape(start):
         keys = ", ".join(f"finetuning.objective.{name}" for name in sorted(inner))
         raise CheckpointError(
             f"The teacher {teacher} has other layers than the checkpoint: set {keys} to 0, or "
             "give one of the same shape."
         )
-    return read
+    return original
+
+
+def _shape(classifier: Classifier) -> list[Any]:
+    """What two models must share for their layers to be compared."""
+    sizes = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads")
+    return [getattr(classifier.model.config, size) for size in sizes]

@@ -9,8 +9,8 @@ from bipft_compress import checkpoint
 from bipft_compress.checkpoint.artefact import write_artefact
 from bipft_compress.checkpoint.record import WEIGHTS
 from bipft_compress.families import describe
-from bipft_compress.files import atomic_directory, check_output
-from bipft_compress.jobs.report import report_checkpoint
+from bipft_compress.files import atomic_directory, claim_output
+from bipft_compress.jobs.report import write_checkpoint_report
 from bipft_compress.provenance import provenance
 
 
@@ -34,11 +34,11 @@ def pack_checkpoint(
     Raises:
         UserError: the checkpoint or the output directory is at fault.
     """
-    check_output(Path(out), overwrite)
-    model, tokenizer, record = checkpoint.load_trainable(directory)
-    record.provenance = provenance(record.provenance, "pack")
-    with atomic_directory(Path(out), overwrite) as work:
-        write_artefact(work, model, describe(model), tokenizer, record)
-        made = report_checkpoint(work, work, overwrite=True)
-        packed = (work / WEIGHTS).stat().st_size
-    return PackedSize(made.memory.full_precision_bytes, packed)
+    with claim_output(out, overwrite, [directory]) as target:
+        model, tokenizer, record = checkpoint.load_trainable(directory)
+        record.provenance = provenance(record.provenance, "pack")
+        with atomic_directory(target, overwrite) as work:
+            write_artefact(work, model, describe(model), tokenizer, record)
+            report = write_checkpoint_report(work, work)
+            packed = (work / WEIGHTS).stat().st_size
+    return PackedSize(report.memory.full_precision_bytes, packed)

@@ -6,7 +6,7 @@ import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from rich.console import Console
@@ -17,11 +17,13 @@ from bipft_compress.device import AUTO
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory
 from bipft_compress.fitting.precision import change_precision
+from bipft_compress.jobs.identity import corpus_identity, training_identity
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.storage.plan import round_to_stored
 from bipft_compress.training.pretraining import pretrain_model
-from bipft_compress.training.workspace import unfinished, work_directory
+from bipft_compress.training.session import begin_run, check_same_run
+from bipft_compress.training.workspace import claim_training, unfinished
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,43 +62,45 @@ def pretrain(
         UserError: see `pretrain_model`, and `checkpoint.load_trainable`.
     """
     target = Path(out)
-    work = work_directory(target, resume=resume, overwrite=overwrite)
-    chosen = recipe or Record.read(Path(directory)).recipe
-    if chosen.schedule:
-        _pretrain_in_stages(
-            directory, corpus, work, chosen, teacher=teacher, steps=steps, resume=resume,
-            device=device, console=console,
-        )  # fmt: skip
+    inputs = [directory, corpus, teacher]
+    with claim_training(target, resume=resume, overwrite=overwrite, inputs=inputs) as work:
+        record = Record.read(Path(directory))
+        guide = teacher or record.teacher
+        chosen = recipe or record.recipe
+        identity = training_identity(directory, guide) | {"corpus": corpus_identity(corpus)}
+        if chosen.schedule:
+            _pretrain_in_stages(
+                directory, corpus, work, chosen, identity, teacher=teacher, steps=steps,
+                resume=resume, device=device, console=console,
+            )  # fmt: skip
+            if PartialState().is_main_process:
+                with atomic_directory(target, overwrite) as result:
+                    shutil.copytree(_stage(work, len(chosen.schedule)), result, dirs_exist_ok=True)
+            PartialState().wait_for_everyone()
+            return Record.read(target)
+        student, tokenizer, record = checkpoint.load_trainable(directory)
+        points = pretrain_model(
+            student,
+            _read_teacher(guide, record),
+            tokenizer,
+            corpus,
+            chosen,
+            work,
+            steps=steps,
+            resume=resume,
+            device=device,
+            console=console,
+            identity=identity,
+        )
+        kept = ("activations", "embeddings", "kept", "estimators", "initialisation")
+        shown = chosen.model_copy(update={name: getattr(record.recipe, name) for name in kept})
+        record.recipe = shown
+        round_to_stored(student, describe(student), shown)
+        record.add_training(points)
+        record.provenance = provenance(record.provenance, "pretrain")
+        # Of several processes (accelerate launch) one writes, and the others wait for it.
         if PartialState().is_main_process:
-            with atomic_directory(target, overwrite) as made:
-                shutil.copytree(_place(work, len(chosen.schedule)), made, dirs_exist_ok=True)
-            shutil.rmtree(work, ignore_errors=True)
-        PartialState().wait_for_everyone()
-        return Record.read(target)
-    student, tokenizer, record = checkpoint.load_trainable(directory)
-    points = pretrain_model(
-        student,
-        _read_teacher(teacher or record.teacher, record),
-        tokenizer,
-        corpus,
-        chosen,
-        work,
-        steps=steps,
-        resume=resume,
-        device=device,
-        console=console,
-    )
-    kept = ("activations", "embeddings", "kept", "estimators", "initialisation")
-    shown = chosen.model_copy(update={name: getattr(record.recipe, name) for name in kept})
-    record.recipe = shown
-    round_to_stored(student, describe(student), shown)
-    record.add_training(points)
-    record.provenance = provenance(record.provenance, "pretrain")
-    # Of several processes (accelerate launch) one writes, and the others wait for it.
-    if PartialState().is_main_process:
-        checkpoint.save(target, student, tokenizer, record, overwrite)
-        shutil.rmtree(work, ignore_errors=True)
-    PartialState().wait_for_everyone()
+            checkpoint.save(target, student, tokenizer, record, overwrite)
     return record
 
 
@@ -107,7 +111,7 @@ def _read_teacher(source: str | Path, record: Record) -> PreTrainedModel:
     return loading.load_pretrained(source, mlm_head=mlm_head)[0]
 
 
-def _place(work: Path, number: int) -> Path:
+def _stage(work: Path, number: int) -> Path:
     """Where the result of a stage lies until the last one is done."""
     return work / f"stage-{number}"
 
@@ -117,6 +121,7 @@ def _pretrain_in_stages(
     corpus: str | Path,
     work: Path,
     recipe: Recipe,
+    identity: dict[str, Any],
     *,
     teacher: str | Path | None,
     steps: int | None,
@@ -128,24 +133,27 @@ def _pretrain_in_stages(
 
     Complete stages are kept, so that a resumed run goes on in the one that was cut short.
     """
-    if not resume and PartialState().is_main_process:
-        shutil.rmtree(work, ignore_errors=True)
+    run = identity | {"recipe": recipe.model_dump(mode="json"), "steps": steps}
+    if resume:
+        check_same_run(work, run)
+    elif PartialState().is_main_process:
+        begin_run(work, run)
     PartialState().wait_for_everyone()
     start, guide = Path(directory), teacher
     for number, stage in enumerate(_stages(recipe, steps)):
-        place = _place(work, number)
+        result = _stage(work, number)
         if number:
-            guide = _place(work, number - 1)
+            guide = _stage(work, number - 1)
             start = work / f"start-{number}"
             _write_start(guide, start, stage)
-        if not (place / RECORD).is_file():
+        if not (result / RECORD).is_file():
             pretrain(
                 start,
                 corpus,
-                place,
+                result,
                 recipe=stage,
                 teacher=guide,
-                resume=unfinished(place),
+                resume=unfinished(result),
                 device=device,
                 console=console,
             )

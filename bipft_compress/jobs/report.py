@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from transformers import PretrainedConfig
 
 from bipft_compress import loading
-from bipft_compress.checkpoint.record import Record
+from bipft_compress.checkpoint.listed import read_config
+from bipft_compress.checkpoint.record import RECORD, Record
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import max_sequence_length
-from bipft_compress.files import check_output
+from bipft_compress.files import claim_output
+from bipft_compress.loading.claims import configuration_faults
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import (
@@ -39,22 +42,45 @@ def report_checkpoint(
     Raises:
         UserError: the checkpoint or the output directory is at fault.
     """
-    check_output(Path(out), overwrite)
-    record = Record.read(Path(directory))
-    with torch.device("meta"):
-        model = loading.model_from_config(loading.load_config(Path(directory)))
+    # Inside an artefact, or in its place, a report is welcome: it replaces no file of another name.
+    with claim_output(out, overwrite) as target:
+        return write_checkpoint_report(
+            Path(directory), target, batch=batch, sequence_length=sequence_length
+        )
+
+
+def write_checkpoint_report(
+    directory: Path, target: Path, *, batch: int = 1, sequence_length: int | None = None
+) -> Report:
+    """`report_checkpoint` into a directory that the caller holds.
+
+    Raises:
+        UserError: the checkpoint or the output directory is at fault.
+    """
+    record = Record.read(directory)
+    config = read_config(directory, record)
+    with configuration_faults(directory), torch.device("meta"):
+        model = loading.model_from_config(config)
     length = sequence_length or _usual_length(model.config)
-    facts = RunFacts(
-        checkpoint="/".join(Path(record.teacher).parts[-2:]),
-        quality=record.quality,
-        layer_errors=record.layer_errors,
-        training=record.training,
-        measured=record.measured,
-        provenance=provenance(record.provenance, "report"),
-    )
-    made = build_report(model, record.recipe, batch=batch, sequence_length=length, run=facts)
-    write_report(made, Path(out))
-    return made
+    try:
+        run = RunFacts(
+            checkpoint="/".join(Path(record.teacher).parts[-2:]),
+            quality=record.quality,
+            layer_errors=record.layer_errors,
+            training=record.training,
+            measured=record.measured,
+            provenance=provenance(record.provenance, "report"),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{directory / RECORD} cannot be reported ({key}: {first['msg']})."
+        ) from None
+    with configuration_faults(directory):
+        report = build_report(model, record.recipe, batch=batch, sequence_length=length, run=run)
+    write_report(report, target)
+    return report
 
 
 def report_config(
@@ -71,18 +97,19 @@ def report_config(
     Raises:
         UserError: the configuration, the recipe or the output directory is at fault.
     """
-    check_output(Path(out), overwrite)
-    if not Path(config).exists():
-        raise CheckpointError(f"There is no file {config}: give the path of a config.json.")
-    facts = RunFacts(checkpoint=Path(config).name, provenance=provenance({}, "report"))
-    architecture = loading.load_config(config)
-    length = sequence_length or _usual_length(architecture)
-    # What a schedule ends with: that is what will run.
-    made = report_from_config(
-        architecture, recipe.last_stage(), batch=batch, sequence_length=length, run=facts
-    )
-    write_report(made, Path(out))
-    return made
+    with claim_output(out, overwrite) as target:
+        if not Path(config).exists():
+            raise CheckpointError(f"There is no file {config}: give the path of a config.json.")
+        run = RunFacts(checkpoint=Path(config).name, provenance=provenance({}, "report"))
+        architecture = loading.load_config(config)
+        length = sequence_length or _usual_length(architecture)
+        # What a schedule ends with: that is what will run.
+        with configuration_faults(config):
+            report = report_from_config(
+                architecture, recipe.last_stage(), batch=batch, sequence_length=length, run=run
+            )
+        write_report(report, target)
+    return report
 
 
 def _usual_length(config: PretrainedConfig) -> int:

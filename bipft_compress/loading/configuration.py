@@ -9,52 +9,68 @@ from typing import Any
 
 import transformers
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from bipft_compress.errors import CheckpointError, UnsupportedModelError, first_line
 from bipft_compress.families import check_supported
 from bipft_compress.files import read_json
+from bipft_compress.loading.claims import check_claims, configuration_faults
 
 logger = logging.getLogger("bipft_compress")
 
-_FAULTS = (OSError, ValueError, TypeError, AttributeError, HFValidationError, StrictDataclassError)
+_FAULTS = (
+    OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    HFValidationError, StrictDataclassError,
+)  # fmt: skip
 """What transformers raises for a value of another type in a configuration."""
 
 
-def load_config(checkpoint: str | Path) -> transformers.PretrainedConfig:
+def load_config(checkpoint: str | Path, *, name: str | Path | None = None) -> PretrainedConfig:
     """Configuration of a hub name, a local directory or a ``config.json``.
 
     No code that comes with a checkpoint is run: see ``trust_remote_code`` of transformers.
 
+    Args:
+        checkpoint: where it is read.
+        name: what errors call it, if not that.
+
     Raises:
-        CheckpointError: it cannot be found or read.
+        CheckpointError: it cannot be found or read, or claims sizes that no model has.
         UnsupportedModelError: an architecture that cannot be made binary.
     """
-    path = Path(checkpoint)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} has no config.json: it is not a Hugging Face checkpoint.")
+    path, shown = Path(checkpoint), Path(name or checkpoint)
+    file = path
+    if path.is_dir():
+        file, shown = path / "config.json", shown / "config.json"
+        if not file.is_file():
+            raise CheckpointError(
+                f"{shown.parent} has no config.json: it is not a Hugging Face checkpoint."
+            )
+    local = file.exists()
     try:
+        values = read_json(file) if local else PretrainedConfig.get_config_dict(checkpoint)[0]
+        check_claims(values, shown)
         if path.is_file():
-            config = _from_values(path, read_json(path))
+            config = _from_values(shown, values)
         else:
             config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except _FAULTS as error:
-        if path.exists():
-            file = path / "config.json" if path.is_dir() else path
-            raise CheckpointError(f"{file} cannot be read ({_all_lines(error)}).") from None
+        if local:
+            raise CheckpointError(f"{shown} cannot be read ({_all_lines(error)}).") from None
         raise CheckpointError(
             f"Checkpoint {str(checkpoint)!r} cannot be read: it is neither a local directory "
             f"nor a model that the hub answers for ({first_line(error)})."
         ) from None
-    check_supported(config)
+    with configuration_faults(shown):
+        check_supported(config)
     return config
 
 
-def _from_values(path: Path, values: dict[str, Any]) -> transformers.PretrainedConfig:
+def _from_values(path: Path, values: dict[str, Any]) -> PretrainedConfig:
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
         raise UnsupportedModelError(f"{path} names no model type that transformers knows.")
-    config: transformers.PretrainedConfig
+    config: PretrainedConfig
     config = transformers.CONFIG_MAPPING[model_type].from_dict(values)
     return config
 
@@ -64,7 +80,7 @@ def _all_lines(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def has_mlm_head(config: transformers.PretrainedConfig) -> bool:
+def has_mlm_head(config: PretrainedConfig) -> bool:
     """Whether the class that a configuration names has a head for masked language modelling.
 
     Raises:
@@ -73,7 +89,7 @@ def has_mlm_head(config: transformers.PretrainedConfig) -> bool:
     return _named(config).endswith(("ForMaskedLM", "ForPreTraining"))
 
 
-def mlm_class(config: transformers.PretrainedConfig) -> type[PreTrainedModel]:
+def mlm_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The family's class for masked language modelling.
 
     Raises:
@@ -88,12 +104,12 @@ def mlm_class(config: transformers.PretrainedConfig) -> type[PreTrainedModel]:
     return _single(heads[type(config)])
 
 
-def encoder_class(config: transformers.PretrainedConfig) -> type[PreTrainedModel]:
+def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The family's own encoder, without a head."""
     return _single(transformers.MODEL_MAPPING[type(config)])
 
 
-def model_class(config: transformers.PretrainedConfig) -> type[PreTrainedModel]:
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that a configuration names in ``architectures``.
 
     Without a name, and for the name of a class that transformers does not have, it is that of the
@@ -109,10 +125,10 @@ def model_class(config: transformers.PretrainedConfig) -> type[PreTrainedModel]:
         logger.info("config.json names no class: the bare encoder is read, %s", base.__name__)
         return base
     # Beside the bare encoder lie all classes of its family, and few others.
-    found = getattr(sys.modules[base.__module__], name, None)
-    if _is_model(found, config):
-        return _single(found)
-    if found is not None or name in dir(transformers):
+    named = getattr(sys.modules[base.__module__], name, None)
+    if _is_model(named, config):
+        return _single(named)
+    if named is not None or name in dir(transformers):
         raise CheckpointError(
             f"config.json names the class {name} (architectures), which is no model of type "
             f"{config.model_type!r}: name one such as {base.__name__}."
@@ -126,7 +142,7 @@ def model_class(config: transformers.PretrainedConfig) -> type[PreTrainedModel]:
     return base
 
 
-def _named(config: transformers.PretrainedConfig) -> str:
+def _named(config: PretrainedConfig) -> str:
     names: Any = config.architectures
     if names is None or names == []:
         return ""
@@ -137,29 +153,30 @@ def _named(config: transformers.PretrainedConfig) -> str:
     return names[0]
 
 
-def _is_model(found: Any, config: transformers.PretrainedConfig) -> bool:
+def _is_model(named: Any, config: PretrainedConfig) -> bool:
     return (
-        isinstance(found, type)
-        and issubclass(found, PreTrainedModel)
-        and found.config_class is type(config)
+        isinstance(named, type)
+        and issubclass(named, PreTrainedModel)
+        and named.config_class is type(config)
         # What all models of a family inherit from computes nothing.
-        and not found.__name__.endswith("PreTrainedModel")
+        and not named.__name__.endswith("PreTrainedModel")
     )
 
 
-def _single(found: Any) -> type[PreTrainedModel]:
-    assert isinstance(found, type)
-    assert issubclass(found, PreTrainedModel)
-    return found
+def _single(named: Any) -> type[PreTrainedModel]:
+    assert isinstance(named, type)
+    assert issubclass(named, PreTrainedModel)
+    return named
 
 
-def model_from_config(config: transformers.PretrainedConfig) -> PreTrainedModel:
+def model_from_config(config: PretrainedConfig) -> PreTrainedModel:
     """A full-precision model of the class that `config` names, its weights without meaning.
 
     Raises:
-        CheckpointError: see `model_class`.
+        CheckpointError: see `model_class`; or the configuration fits no model.
     """
-    made: Any = model_class(config)
-    model: PreTrainedModel = made._from_config(config, attn_implementation="eager")
+    chosen: Any = model_class(config)
+    with configuration_faults(config.name_or_path or "this checkpoint"):
+        model: PreTrainedModel = chosen._from_config(config, attn_implementation="eager")
     model.eval()
     return model

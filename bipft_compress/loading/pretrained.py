@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from bipft_compress.errors import CheckpointError, first_line
 from bipft_compress.families import describe, head_parameters
+from bipft_compress.loading.claims import check_layers, check_numbers, configuration_faults
 from bipft_compress.loading.configuration import (
     encoder_class,
     has_mlm_head,
@@ -50,12 +51,12 @@ def load_pretrained(
             "(quantization_config in its config.json); give the original."
         )
     fresh = mlm_head and not has_mlm_head(config)
-    made: Any = mlm_class(config) if fresh else model_class(config)
+    chosen: Any = mlm_class(config) if fresh else model_class(config)
     if fresh:
         # A second table of the vocabulary would stay in full precision.
         config.tie_word_embeddings = True
     state = read_weights(fetch(checkpoint))
-    model, missing = _build(made, config, state, checkpoint)
+    model, missing = _build(chosen, config, state, checkpoint)
     head = set(head_parameters(model))
     if head and head <= missing and not fresh:
         # Embedding models often name the class that they were trained from.
@@ -68,16 +69,22 @@ def load_pretrained(
     model.config.name_or_path = str(checkpoint)
     if missing:
         _check_missing(checkpoint, model, missing, fresh_head=fresh)
+    _check_finite(checkpoint, model)
     return model.eval(), load_tokenizer(checkpoint)
 
 
 def _build(
-    made: Any, config: PretrainedConfig, state: dict[str, Tensor], checkpoint: str | Path
+    chosen: Any, config: PretrainedConfig, state: dict[str, Tensor], checkpoint: str | Path
 ) -> tuple[PreTrainedModel, set[str]]:
     """A model of a class, and the names of what `state` lacks."""
+    check_layers(config, len(state), checkpoint)
+    with configuration_faults(checkpoint), torch.device("meta"):
+        empty = chosen._from_config(config, attn_implementation="eager")
+    held = sum(tensor.numel() for tensor in state.values())
+    check_numbers(sum(weight.numel() for weight in empty.parameters()), held, checkpoint)
     try:
         # Without a path transformers reads no file, neither adapters nor weights named elsewhere.
-        model, info = made.from_pretrained(
+        model, info = chosen.from_pretrained(
             None,
             config=config,
             state_dict=dict(state),
@@ -87,7 +94,24 @@ def _build(
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint} cannot be loaded ({first_line(error)}).") from None
-    return model, set(info["missing_keys"])
+    missing = set(info["missing_keys"])
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name in missing & parameters.keys():
+        # transformers leaves one that is tied to another missing one as the memory was.
+        if name.endswith("bias"):
+            torch.nn.init.zeros_(parameters[name])
+    return model, missing
+
+
+def _check_finite(checkpoint: str | Path, model: PreTrainedModel) -> None:
+    """Refuse weights that are not numbers: every figure made of them would be none either."""
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            kind = "a NaN" if torch.isnan(weight).any() else "an infinite number"
+            raise CheckpointError(
+                f"The weights of {checkpoint} hold {kind} in the tensor {name}: they come from a "
+                "training that failed, or are of a type that 32 bits cannot hold."
+            )
 
 
 def _check_missing(

@@ -29,8 +29,8 @@ def _identity(tensor: Tensor) -> Hashable:
     if not pointer:
         # Empty, or on the meta device.
         return id(tensor)
-    place = tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
-    return tensor.device, pointer, place
+    view = tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+    return tensor.device, pointer, view
 
 
 def state_to_save(model: nn.Module) -> dict[str, Tensor]:
@@ -78,6 +78,17 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
         path: where `state` was read.
 
     Raises:
+        CheckpointError: see `check_fits`.
+    """
+    check_fits(model, state, path)
+    names = stored_names(model)
+    model.load_state_dict({name: state[stored] for name, stored in names.items()})
+
+
+def check_fits(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not those of a model, which may be on the meta device.
+
+    Raises:
         CheckpointError: a tensor is missing, has no place, or is of another shape or type.
     """
     names, own = stored_names(model), model.state_dict()
@@ -86,13 +97,12 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
         fault = "is missing" if missing else "has no place in it"
         raise CheckpointError(f"{path} does not fit the model: tensor {name} {fault}.")
     for name in sorted(state):
-        ours, theirs = own[name], state[name]
-        if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+        expected, stored = own[name], state[name]
+        if (expected.shape, expected.dtype) != (stored.shape, stored.dtype):
             raise CheckpointError(
-                f"{path} does not fit the model: tensor {name} is {_kind(theirs)}, not "
-                f"{_kind(ours)}."
+                f"{path} does not fit the model: tensor {name} is {_kind(stored)}, not "
+                f"{_kind(expected)}."
             )
-    model.load_state_dict({name: state[stored] for name, stored in names.items()})
 
 
 def _kind(tensor: Tensor) -> str:

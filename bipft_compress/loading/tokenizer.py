@@ -14,13 +14,19 @@ _FAULTS = (OSError, ValueError, TypeError, KeyError, ImportError, HFValidationEr
 """What transformers raises for files it cannot make a tokenizer of."""
 
 
-def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    checkpoint: str | Path, *, name: str | Path | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub name or local directory.
+
+    Args:
+        checkpoint: where it is read.
+        name: what errors call it, if not that.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    path = Path(checkpoint)
+    path, shown = Path(checkpoint), name or checkpoint
     if path.is_dir():
         for file in (path / "tokenizer.json", path / "tokenizer_config.json"):
             if file.is_file():
@@ -28,17 +34,17 @@ def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     except _FAULTS as error:
-        raise _broken(checkpoint, error) from None
+        raise _broken(shown, error) from None
     except Exception as error:
         # The tokenizers library raises nothing more specific; subclasses are faults of programs.
         if type(error) is not Exception:
             raise
-        raise _broken(checkpoint, error) from None
+        raise _broken(shown, error) from None
     # Where there are no files, transformers makes up a tokenizer that knows no word.
     files = tokenizer.vocab_files_names.values()
-    if path.is_dir() and not any((path / name).is_file() for name in files):
+    if path.is_dir() and not any((path / file).is_file() for file in files):
         raise CheckpointError(
-            f"{path} has no tokenizer (none of {', '.join(files)}): copy the files of the "
+            f"{shown} has no tokenizer (none of {', '.join(files)}): copy the files of the "
             "original there."
         )
     return tokenizer

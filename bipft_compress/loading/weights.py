@@ -56,13 +56,13 @@ def fetch(checkpoint: str | Path) -> Path:
     try:
         for file in FILES:
             try:
-                found = Path(hf_hub_download(name, file))
+                path = Path(hf_hub_download(name, file))
             except EntryNotFoundError:
                 continue
-            if found.suffix == ".json":
-                for shard in shards(found):
-                    hf_hub_download(name, shard, revision=found.parent.name)
-            return found.parent
+            if path.suffix == ".json":
+                for shard in shards(path):
+                    hf_hub_download(name, shard, revision=path.parent.name)
+            return path.parent
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(
             f"The weights of {name} cannot be fetched ({first_line(error)})."
@@ -85,16 +85,15 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     if path.suffix != ".json":
         return _read_file(path)
     state: dict[str, Tensor] = {}
-    places = shards(path)
-    for shard, names in places.items():
+    for shard, names in shards(path).items():
         if not (directory / shard).is_file():
             raise CheckpointError(f"{directory} lacks {shard}, which {path.name} names.")
-        found = _read_file(directory / shard)
-        for name in sorted(names - found.keys()):
+        tensors = _read_file(directory / shard)
+        for name in sorted(names - tensors.keys()):
             raise CheckpointError(
                 f"{directory / shard} lacks the tensor {name}, which {path.name} says is there."
             )
-        state |= {name: found[name] for name in names}
+        state |= {name: tensors[name] for name in names}
     return state
 
 
@@ -104,16 +103,20 @@ def shards(index: Path) -> dict[str, set[str]]:
     Raises:
         CheckpointError: it is malformed, or names a file that does not lie beside it.
     """
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(map(_is_name, places.values())):
+    weight_map = read_json(index).get("weight_map")
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(map(_is_name, weight_map.values()))
+    ):
         raise CheckpointError(
             f"{index} is not an index of weights beside it: its weight_map must give each tensor "
             "the name of a file in the same directory."
         )
-    found: dict[str, set[str]] = {}
-    for tensor, file in places.items():
-        found.setdefault(file, set()).add(tensor)
-    return dict(sorted(found.items()))
+    names: dict[str, set[str]] = {}
+    for tensor, file in weight_map.items():
+        names.setdefault(file, set()).add(tensor)
+    return dict(sorted(names.items()))
 
 
 def _is_name(file: object) -> bool:

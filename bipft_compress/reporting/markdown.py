@@ -6,7 +6,7 @@ from bipft_compress.reporting.layout import Section, Table
 from bipft_compress.reporting.schema import Report
 from bipft_compress.reporting.sections import sections, title
 
-_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~"})
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~&"})
 
 
 def render_markdown(report: Report) -> str:

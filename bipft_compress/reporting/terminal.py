@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from bipft_compress.errors import printable
 from bipft_compress.reporting.layout import Table
 from bipft_compress.reporting.schema import Report
 from bipft_compress.reporting.sections import headline, title
@@ -17,10 +18,14 @@ def render_table(report: Report) -> RichTable:
 
 def rich_table(table: Table, title: str) -> RichTable:
     """Any table of a report, under a title."""
-    # Text, not str: a name with brackets in it is no markup.
-    shown = RichTable(title=Text(title), title_justify="left")
+    shown = RichTable(title=_plain(title), title_justify="left")
     for name, side in zip(table.header, table.align, strict=True):
-        shown.add_column(name, justify="right" if side == "r" else "left")
+        shown.add_column(_plain(name), justify="right" if side == "r" else "left")
     for row in table.rows:
-        shown.add_row(*(Text(cell) for cell in row))
+        shown.add_row(*map(_plain, row))
     return shown
+
+
+def _plain(text: str) -> Text:
+    """Text, not str: a name with brackets in it is no markup."""
+    return Text(printable(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ def pretrain_model(
     resume: bool = False,
     device: str = AUTO,
     console: Console | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Train `student` in place against `teacher`.
 
@@ -48,6 +50,8 @@ def pretrain_model(
         resume: go on from the newest checkpoint in `directory`.
         device: see `choose_device`.
         console: for a progress bar.
+        identity: what else a resumed training must have in common with the one it goes on from,
+            such as checksums of the checkpoints; of JSON.
 
     Returns:
         The logged points: step, tokens, loss, its terms, learning rate.
@@ -77,7 +81,8 @@ def pretrain_model(
         pairs=bool(objective.nsp),
         seed=args.seed,
     )
-    run = recipe.model_dump(include={"text", "objective", "training"}) | {"steps": args.max_steps}
+    chosen = recipe.model_dump(mode="json", include={"text", "objective", "training"})
+    run = {**(identity or {}), **chosen, "steps": args.max_steps}
     return run_training(
         distillation, args, dataset, collator, run=run, resume=resume, console=console
     )

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow
+import pyarrow.compute
 from accelerate import PartialState
 from rich.console import Console
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from bipft_compress.errors import TrainingError
-from bipft_compress.files import read_json, storage_faults, write_atomically
+from bipft_compress.files import differences, read_json, storage_faults, write_atomically
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.progress import TrainingProgress
-from bipft_compress.training.trainer import DistillationTrainer, last_checkpoint
+from bipft_compress.training.trainer import (
+    DistillationTrainer,
+    check_complete,
+    last_checkpoint,
+)
+from bipft_compress.training.workspace import RUN
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-RUN = "run.json"
-"""Beside training checkpoints: what a resumed training must have in common with the one it goes on
-from."""
+logger = logging.getLogger("bipft_compress")
+
+_ROWS = 10_000
+"""Examples that are hashed at a time."""
 
 
 def run_training(
@@ -48,29 +58,36 @@ def run_training(
         dataset: examples, with their ``length`` in tokens.
         collator: from examples to a batch.
         run: what a resumed training must have in common with the one it goes on from; of JSON.
-        resume: go on from the newest checkpoint in the arguments' directory.
+            The examples and the number of processes are added to it.
+        resume: go on from the newest checkpoint in the arguments' directory; where none was
+            complete yet, from the beginning.
         console: for a progress bar.
 
     Returns:
         The logged points: step, tokens, loss, its terms, learning rate.
 
     Raises:
-        TrainingError: nothing to resume from, or another run; or a loss that is not a number.
+        TrainingError: nothing to resume from, another run, or a checkpoint that is damaged; or a
+            loss that is not a number.
         OutputError: the disk is full.
     """
     assert args.output_dir is not None
     directory = Path(args.output_dir)
-    start = last_checkpoint(directory) if resume else None
-    if resume and start is None:
-        raise TrainingError(
-            f"There is nothing to resume in {directory}: run without --resume to start."
-        )
     processes = PartialState()
-    if start is not None:
-        _check_same(run, directory)
+    identity = dict(run) | {
+        "data": examples_digest(dataset),
+        "processes": processes.num_processes,
+    }
+    start = None
+    if resume:
+        check_same_run(directory, identity)
+        start = last_checkpoint(directory)
+        if start is None:
+            logger.info("no checkpoint was complete yet: training begins anew")
+        else:
+            check_complete(start, processes)
     elif processes.is_main_process:
-        shutil.rmtree(directory, ignore_errors=True)
-        write_atomically(directory / RUN, json.dumps(run))
+        begin_run(directory, identity)
     processes.wait_for_everyone()
     progress = TrainingProgress(console or Console(quiet=True))
     trainer = DistillationTrainer(
@@ -87,14 +104,49 @@ def run_training(
     return [_point(entry) for entry in trainer.state.log_history if "loss" in entry]
 
 
-def _check_same(run: Mapping[str, Any], directory: Path) -> None:
-    before, now = read_json(directory / RUN), json.loads(json.dumps(run))
-    other = sorted(key for key in now if now[key] != before.get(key))
+def begin_run(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Empty `directory`, and keep there what a resumed training must have in common with this."""
+    shutil.rmtree(directory, ignore_errors=True)
+    write_atomically(directory / RUN, json.dumps(identity))
+
+
+def check_same_run(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training that was begun otherwise.
+
+    Raises:
+        TrainingError: there is none, or something else went into it.
+    """
+    if not (directory / RUN).is_file():
+        raise TrainingError(
+            f"There is nothing to resume in {directory}: run without --resume to start."
+        )
+    other = differences(read_json(directory / RUN), identity)
     if other:
         raise TrainingError(
-            f"The unfinished run in {directory} began with another {other[0]}: resume with what it "
-            "began with, or start again with --overwrite."
+            f"The unfinished run in {directory} began with another {', '.join(other)}: resume with "
+            "what it began with, or start again with --overwrite."
         )
+
+
+def examples_digest(dataset: Dataset) -> str:
+    """Hexadecimal SHA-256 of all examples, however they lie in memory or on disk."""
+    digest = hashlib.sha256()
+    for rows in dataset.with_format("arrow").iter(_ROWS):
+        for name in sorted(rows.column_names):
+            digest.update(f"{name} {rows.schema.field(name).type}\n".encode())
+            _add(digest, rows.column(name).combine_chunks())
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, column: pyarrow.Array) -> None:
+    while pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
+        digest.update(pyarrow.compute.list_value_length(column).to_numpy(False).tobytes())
+        column = column.flatten()
+    numbers = pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type)
+    if numbers:
+        digest.update(column.to_numpy(False).tobytes())
+    else:
+        digest.update(json.dumps(column.to_pylist()).encode())
 
 
 def _point(entry: dict[str, Any]) -> dict[str, Any]:

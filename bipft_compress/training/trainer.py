@@ -2,39 +2,69 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from typing_extensions import override
 
 from bipft_compress.checkpoint.record import WEIGHTS
 from bipft_compress.errors import TrainingError
-from bipft_compress.files import storage_faults, write_atomically
+from bipft_compress.files import read_json, sha256, storage_faults, write_atomically
 from bipft_compress.loading import load_state, state_to_save
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.text.batches import LengthBatchSampler
 from bipft_compress.training.distillation import Distillation
 
 COMPLETE = "complete"
-"""Written last into a training checkpoint: without it the checkpoint was cut short."""
+"""Written last into a training checkpoint: the checksum of each of its files. Without it the
+checkpoint was cut short."""
 
 
 def last_checkpoint(directory: Path) -> Path | None:
     """The newest complete training checkpoint below `directory`; incomplete ones are removed."""
-    found = []
+    complete = []
     for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if (path / COMPLETE).is_file():
-            found.append(path)
+            complete.append(path)
         else:
             shutil.rmtree(path)
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def check_complete(checkpoint: Path, processes: PartialState) -> None:
+    """Refuse a training checkpoint that cannot be gone on from to the same bits.
+
+    transformers would begin anew whatever is missing: optimizer, scheduler, random numbers.
+
+    Raises:
+        TrainingError: a file is missing or changed.
+    """
+    listed = read_json(checkpoint / COMPLETE)
+    several = processes.num_processes > 1
+    random = f"rng_state_{processes.process_index}.pth" if several else "rng_state.pth"
+    needed = {WEIGHTS, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, random}
+    for name in sorted(needed | listed.keys()):
+        path = checkpoint / name
+        if not path.is_file() or name not in listed:
+            fault = "is missing"
+        elif sha256(path) != listed[name]:
+            fault = "was changed or truncated"
+        else:
+            continue
+        raise TrainingError(
+            f"{path} {fault}, so training cannot go on from there: remove {checkpoint} to resume "
+            "from the checkpoint before it, or start again with --overwrite."
+        )
 
 
 class DistillationTrainer(Trainer):
@@ -82,7 +112,7 @@ class DistillationTrainer(Trainer):
         kept = f"the last good checkpoint is {good}" if good else "no checkpoint was written yet"
         return (
             f"The loss ({bad}) is not a finite number after step {self.state.global_step}; {kept}. "
-            "Lower training.learning_rate and run again with --resume."
+            "Lower training.learning_rate in the recipe and start again with --overwrite."
         )
 
     @override
@@ -123,9 +153,12 @@ class DistillationTrainer(Trainer):
         directory = self._directory
         with storage_faults(directory):
             super()._save_checkpoint(model, trial)
+        # Every process writes its own random state there.
+        PartialState().wait_for_everyone()
         if self.args.should_save:
             newest = directory / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            write_atomically(newest / COMPLETE, "")
+            checksums = {path.name: sha256(path) for path in newest.iterdir() if path.is_file()}
+            write_atomically(newest / COMPLETE, json.dumps(checksums, indent=2))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

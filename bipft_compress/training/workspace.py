@@ -1,47 +1,82 @@
-"""Where the checkpoints of an unfinished training lie."""
+"""Where the checkpoints of an unfinished training lie, and who may write there."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bipft_compress.checkpoint.record import RECORD, WEIGHTS
-from bipft_compress.errors import OutputError, TrainingError
-from bipft_compress.files import check_output
+from accelerate import PartialState
+
+from bipft_compress.checkpoint.record import RECORD
+from bipft_compress.errors import OutputError, Stopped, TrainingError
+from bipft_compress.files import check_output, claim_output, hidden_path, is_vacant, real_path
 from bipft_compress.training.trainer import COMPLETE
 
-WORK = "training"
-"""Ending of the hidden directory that keeps training checkpoints until the result is written."""
+RUN = "run.json"
+"""Beside training checkpoints: what a resumed training must have in common with the one it goes on
+from."""
 
-
-def _work(target: Path) -> Path:
-    return target.parent / f".{target.name}.{WORK}"
+_ENDING = "training"
+"""Of the hidden directory that keeps training checkpoints until the result is written."""
 
 
 def unfinished(target: Path) -> bool:
     """Whether training for `target` was cut short and left something to resume."""
-    work = _work(target)
+    work = hidden_path(real_path(target), _ENDING)
     return any(next(work.rglob(name), None) for name in (COMPLETE, RECORD))
 
 
-def work_directory(target: Path, *, resume: bool, overwrite: bool) -> Path:
-    """Where training checkpoints for `target` lie; nothing is changed there yet.
+def discard_unfinished(target: Path) -> None:
+    """Remove what training for `target` left, whose result is there."""
+    shutil.rmtree(hidden_path(real_path(target), _ENDING), ignore_errors=True)
+
+
+@contextmanager
+def claim_training(
+    target: Path, *, resume: bool, overwrite: bool, inputs: Iterable[str | Path | None]
+) -> Iterator[Path]:
+    """Hold the output of a training from start to end; see `claim_output`.
+
+    Yields:
+        Where training checkpoints for `target` lie; nothing is changed there yet, and it is removed
+        once all is done.
 
     Raises:
-        OutputError: `target` is there already, or an unfinished run for it is.
+        OutputError: see `check_output`; `target` is complete, an unfinished run for it is there, or
+            another run writes it.
         TrainingError: nothing to resume.
     """
-    work = _work(target)
-    if not resume:
-        check_output(target, overwrite)
-        if unfinished(target) and not overwrite:
+    work = hidden_path(real_path(target), _ENDING)
+    replace = overwrite or (resume and is_vacant(real_path(target)))
+    if resume and not replace:
+        raise OutputError(
+            f"{target} is already complete: there is nothing to resume. To replace it, pass "
+            "--overwrite too."
+        )
+    if resume and not (work / RUN).is_file():
+        raise TrainingError(
+            f"There is nothing to resume for {target}: run without --resume to start."
+        )
+    with ExitStack() as stack:
+        # Of several processes (accelerate launch) the first holds the output for all. What they
+        # share is asked of the environment, for accelerate chooses a device when it is asked.
+        if os.environ.get("RANK", "0") == "0":
+            stack.enter_context(claim_output(target, replace, inputs))
+        else:
+            check_output(target, replace, inputs)
+        if not resume and not overwrite and unfinished(target):
             raise OutputError(
                 f"An unfinished run for {target} is there: go on with --resume, or start again "
                 "with --overwrite."
             )
-    elif (target / WEIGHTS).is_file():
-        raise OutputError(f"{target} is already complete: there is nothing to resume.")
-    elif not work.is_dir():
-        raise TrainingError(
-            f"There is nothing to resume for {target}: run without --resume to start."
-        )
-    return work
+        try:
+            yield work
+        except Stopped as stop:
+            stop.resumable = (work / RUN).is_file()
+            raise
+        if PartialState().is_main_process:
+            shutil.rmtree(work, ignore_errors=True)
+        PartialState().wait_for_everyone()

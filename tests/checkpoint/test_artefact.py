@@ -12,16 +12,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from bipft_compress import checkpoint, loading
 from bipft_compress.checkpoint import load
 from bipft_compress.checkpoint.artefact import is_packed, read_recipe, read_tensors
+from bipft_compress.checkpoint.header import read_header
 from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record
 from bipft_compress.errors import CheckpointError, UserError
 from bipft_compress.recipe import Recipe
 from bipft_compress.runtime.model import Skeleton
 
 from ..packing import EVERYTHING
+from ..sealing import edit_record, lay_beside, reseal
 
 QUERY = "encoder.layer.0.block.attention.query.weight"
 
@@ -98,9 +101,7 @@ def _edit_config(directory, **values):
     config = json.loads(path.read_text())
     config["quantization_config"] |= values
     path.write_text(json.dumps(config))
-    record = json.loads((directory / RECORD).read_text())
-    record["files"]["config.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (directory / RECORD).write_text(json.dumps(record))
+    reseal(directory)
 
 
 def _rewrite(directory, change):
@@ -132,7 +133,11 @@ def _overlap(text):
 
 
 def _no_checksums(directory):
-    _edit(directory / RECORD, tensors={})
+    edit_record(directory, tensors={})
+
+
+def _files(directory):
+    return json.loads((directory / RECORD).read_text())["files"]
 
 
 def _of_length(length):
@@ -200,9 +205,14 @@ FAULTS = {
     "no weights": (lambda d: (d / WEIGHTS).unlink(), f"{WEIGHTS} is missing"),
     "no record": (lambda d: (d / RECORD).unlink(), f"has no {RECORD}"),
     "no checksums": (_no_checksums, "has no checksums"),
-    "odd checksums": (lambda d: _edit(d / RECORD, tensors="abc"), "is incomplete"),
+    "odd checksums": (lambda d: edit_record(d, tensors="abc"), "is incomplete .tensors: "),
     "newer record": (lambda d: _edit(d / RECORD, format_version=3), "newer release"),
     "older record": (lambda d: _edit(d / RECORD, format_version=0), "older release"),
+    "changed record": (lambda d: _edit(d / RECORD, teacher="x"), "does not match its own checksum"),
+    "a path elsewhere": (
+        lambda d: edit_record(d, files=_files(d) | {"../config.json": "0"}),
+        "lists '../config.json', which lies elsewhere",
+    ),
     "changed config": (lambda d: _edit(d / "config.json", layer_norm_eps=1.0), "was changed"),
     "changed tokenizer": (lambda d: _flip(d / "tokenizer.json", 40), "was changed"),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer.json"),
@@ -234,13 +244,38 @@ def test_a_configuration_that_fits_no_model(packed, values):
         load(packed)
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"num_hidden_layers": 10**9}, "claims num_hidden_layers = 1000000000"),
+        ({"num_hidden_layers": 4000}, "4,000 layers by its configuration"),
+        ({"vocab_size": 10**12}, "claims vocab_size"),
+        ({"max_position_embeddings": 10**12}, "claims max_position_embeddings"),
+        ({"num_labels": 10**9}, "claims num_labels"),
+        ({"intermediate_size": 10**6}, "lacks|is torch"),
+    ],
+)
+def test_claims_are_bounded_before_anything_is_built(packed, values, says):
+    _edit(packed / "config.json", **values)
+    reseal(packed)
+    with pytest.raises(CheckpointError, match=says):
+        load(packed)
+
+
+def test_what_is_not_listed_is_not_read(packed):
+    """transformers reads such files beside a tokenizer, and they change token ids."""
+    text = "ab cd [MASK] efg"
+    expected = load(packed)[1](text)["input_ids"]
+    lay_beside(packed)
+    assert AutoTokenizer.from_pretrained(packed)(text)["input_ids"] != expected
+    assert load(packed)[1](text)["input_ids"] == expected
+
+
 def test_flags_that_contradict_the_rows(packed):
     """Well formed, of the right checksum, and still not looked up beyond the end of a table."""
     name = "embeddings.word_embeddings.is_frequent"
     _rewrite(packed, lambda tensors: tensors[name].fill_(255))
-    digests = json.loads((packed / RECORD).read_text())["tensors"]
-    digests[name] = hashlib.sha256(b"\xff" * 13).hexdigest()
-    _edit(packed / RECORD, tensors=digests)
+    reseal(packed)
     with pytest.raises(CheckpointError, match="marks 101 rows where there are 10"):
         load(packed)
 
@@ -278,7 +313,7 @@ def weights(written, tmp_path_factory):
     def read(data):
         path.unlink(missing_ok=True)  # what was mapped stays whole
         path.write_bytes(data)
-        return read_tensors(path, expected, checksums)
+        return read_tensors(path, read_header(path), expected, checksums)
 
     data = (directory / WEIGHTS).read_bytes()
     return data, read, read(data)

@@ -7,14 +7,18 @@ import shutil
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from bipft_compress import checkpoint, loading
 from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record
-from bipft_compress.errors import CheckpointError, OutputError, RecipeError
+from bipft_compress.errors import CheckpointError, OutputError, RecipeError, UserError
 from bipft_compress.families import describe
 from bipft_compress.nn import TiedDecoder
 from bipft_compress.recipe import Recipe
+
+from ..sealing import edit_record, lay_beside, reseal, write_sealed
 
 RECIPE = {"estimators": {"query": 2, "scores": 1, "context": 1}}
 
@@ -110,9 +114,20 @@ def _without(key):
     def fault(directory):
         values = json.loads((directory / RECORD).read_text())
         del values[key]
-        (directory / RECORD).write_text(json.dumps(values))
+        write_sealed(directory, values)
 
     return fault
+
+
+def _broken_tokenizer(directory):
+    (directory / "tokenizer.json").write_text("{")
+    reseal(directory)
+
+
+def _directory(directory):
+    (directory / "config.json").unlink()
+    (directory / "config.json").mkdir()
+    edit_record(directory)
 
 
 FAULTS = {
@@ -121,15 +136,25 @@ FAULTS = {
     "no weights": (lambda d: (d / WEIGHTS).unlink(), f"has no {WEIGHTS}"),
     "no record": (lambda d: (d / RECORD).unlink(), "is not a binary checkpoint"),
     "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
-    "no tokenizer": (_no_tokenizer, "has no tokenizer"),
-    "broken tokenizer": (lambda d: (d / "tokenizer.json").write_text("{"), "tokenizer"),
+    "no tokenizer": (_no_tokenizer, "has no tokenizer.json: the checkpoint is incomplete"),
+    "changed tokenizer": (
+        lambda d: (d / "tokenizer.json").write_text("{"),
+        "tokenizer.json does not match its checksum",
+    ),
+    "broken tokenizer": (_broken_tokenizer, "tokenizer"),
     "newer": (lambda d: _edit(d / RECORD, format_version=3), "newer release .*version 3.*upgrade"),
     "older": (lambda d: _edit(d / RECORD, format_version=0), "older release .*version 0.*again"),
     "odd version": (lambda d: _edit(d / RECORD, format_version="2"), "format version '2'"),
     "no version": (_without("format_version"), "format version None"),
     "no teacher": (_without("teacher"), "is incomplete"),
     "no checksum": (_without("weights_sha256"), "does not match its checksum"),
-    "odd decision": (lambda d: _edit(d / RECORD, decisions=[{"a": 1}]), "is incomplete"),
+    "odd decision": (lambda d: edit_record(d, decisions=[{"a": 1}]), r"incomplete \(decisions.0"),
+    "odd key": (lambda d: edit_record(d, colour="red"), r"is incomplete \(colour"),
+    "odd recipe": (lambda d: edit_record(d, recipe=["red"]), r"is incomplete \(recipe"),
+    "changed record": (lambda d: _edit(d / RECORD, teacher="x"), "does not match its own checksum"),
+    "changed config": (lambda d: _edit(d / "config.json", layer_norm_eps=1.0), "was changed"),
+    "no listing": (lambda d: edit_record(d, files={}), "has no checksums"),
+    "a directory for a file": (_directory, "config.json cannot be read"),
     "broken record": (lambda d: (d / RECORD).write_text('{"a'), "not valid JSON"),
 }
 
@@ -150,7 +175,7 @@ def test_a_missing_directory_is_told(tmp_path):
 
 def test_a_recipe_of_another_release_is_told(binary):
     recipe = json.loads((binary / RECORD).read_text())["recipe"]
-    _edit(binary / RECORD, recipe=recipe | {"colour": "red"})
+    edit_record(binary, recipe=recipe | {"colour": "red"})
     with pytest.raises(RecipeError, match="colour"):
         checkpoint.load_trainable(binary)
 
@@ -159,11 +184,11 @@ def test_weights_that_fit_another_recipe_are_refused(binary):
     """The checksum is right, the record says rank 3 and the file holds rank 2."""
     recipe = json.loads((binary / RECORD).read_text())["recipe"]
     recipe["estimators"]["query"] = 3
-    _edit(binary / RECORD, recipe=recipe)
+    edit_record(binary, recipe=recipe)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         checkpoint.load_trainable(binary)
     recipe["estimators"]["query"] = 0
-    _edit(binary / RECORD, recipe=recipe)
+    edit_record(binary, recipe=recipe)
     with pytest.raises(CheckpointError, match=r"estimator.* has no place"):
         checkpoint.load_trainable(binary)
 
@@ -187,3 +212,55 @@ def test_saving_over_something_needs_overwrite(binary, make_pair, tokenizer):
     checkpoint.save(binary, pair.student, tokenizer, _record(pair, RECIPE), overwrite=True)
     assert not (binary / "stray").exists()
     checkpoint.load_trainable(binary)
+
+
+def test_what_is_not_listed_is_not_read(binary, tokenizer):
+    lay_beside(binary)
+    text = "ab cd [MASK] efg"
+    assert checkpoint.load_trainable(binary)[1](text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_a_tokenizer_is_saved_again_after_its_files_are_gone(binary, tmp_path):
+    model, tokenizer, record = checkpoint.load_trainable(binary)
+    shutil.rmtree(binary)
+    checkpoint.save(tmp_path / "again", model, tokenizer, record)
+    again = checkpoint.load_trainable(tmp_path / "again")[1]
+    assert again("abcd efg")["input_ids"] == tokenizer("abcd efg")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"num_hidden_layers": 10**9}, "claims num_hidden_layers"),
+        ({"num_hidden_layers": 4000}, "4,000 layers by its configuration"),
+        # 10^12 weights, that no memory holds.
+        ({"intermediate_size": 10**6, "vocab_size": 10**6}, "does not fit the model"),
+        ({"num_attention_heads": 0}, "fits no model"),
+    ],
+)
+def test_claims_are_bounded_before_anything_is_built(binary, values, says):
+    _edit(binary / "config.json", **values)
+    reseal(binary)
+    with pytest.raises(CheckpointError, match=says):
+        checkpoint.load_trainable(binary)
+
+
+@given(at=st.floats(0, 1, exclude_max=True), by=st.integers(1, 255), data=st.data())
+def test_a_flipped_byte_changes_nothing_or_is_refused(saved, tmp_path_factory, at, by, data):
+    """Of any file: what is loaded is what was saved."""
+    directory = tmp_path_factory.mktemp("flipped") / "binary"
+    shutil.copytree(saved, directory)
+    name = data.draw(st.sampled_from(sorted(path.name for path in saved.iterdir())))
+    content = bytearray((directory / name).read_bytes())
+    content[int(at * len(content))] ^= by
+    (directory / name).write_bytes(content)
+    try:
+        model, _, record = checkpoint.load_trainable(directory)
+    except UserError:
+        return
+    # Space between JSON values, or the version before, under which it is read to the same end.
+    assert name == RECORD
+    expected, _, its_record = checkpoint.load_trainable(saved)
+    assert record == its_record
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)

@@ -96,7 +96,7 @@ def test_regression_with_a_teacher(make_checkpoint, make_binary, tmp_path, binar
     chosen = ChosenTask("custom", tmp_path / "own.csv", Columns("text", None, "y"), True)
     out = tmp_path / "out"
     finetune(make_checkpoint("bert"), chosen, tmp_path / "t", recipe=RECIPE)
-    start = make_binary() if binary else tmp_path / "t"
+    start = make_binary() if binary else tmp_path / "bert-Model"
     made = finetune(start, chosen, out, teacher=tmp_path / "t", recipe=RECIPE)
     assert made.metrics.keys() == {"pearson", "spearman"}
     assert evaluate_task(out, chosen).keys() == {"custom_pearson", "custom_spearman"}

@@ -144,7 +144,7 @@ def test_what_is_no_configuration_is_told(tmp_path):
         with pytest.raises(UnsupportedModelError, match="no model type"):
             loading.load_config(tmp_path / "odd.json")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="is not valid JSON"):
         loading.load_config(tmp_path)
     with pytest.raises(CheckpointError, match="neither a local directory"):
         loading.load_config("nobody/no-such-model-anywhere")

@@ -1,0 +1,45 @@
+"""What a checkpoint holds, so that a run that goes on can tell whether it is still the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record
+from bipft_compress.files import sha256
+from bipft_compress.loading import load_config
+from bipft_compress.loading.weights import fetch
+
+_READ = (".json", ".txt", ".model", ".safetensors", ".bin", ".jinja")
+"""Endings of the files that a checkpoint may be read from."""
+
+
+def checkpoint_identity(source: str | Path | None) -> dict[str, Any] | None:
+    """What is read of a checkpoint: checksums of a directory's files, or the hub's commit.
+
+    Of a binary checkpoint neither its past nor what was measured counts: `evaluate` changes that.
+
+    Args:
+        source: a directory, full-precision, binary, packed or an adapter; a hub name; or None.
+
+    Returns:
+        A mapping of JSON; None for None.
+
+    Raises:
+        CheckpointError: the hub does not answer, or a file cannot be read.
+    """
+    if source is None:
+        return None
+    path = Path(source)
+    if not path.is_dir():
+        load_config(source)
+        # The hub's cache has a directory for each commit.
+        return {"hub": str(source), "commit": fetch(source).name}
+    if (path / RECORD).is_file():
+        record = Record.read(path)
+        names = {WEIGHTS, "config.json", *record.files}
+        identity: dict[str, Any] = {"recipe": record.recipe.model_dump(mode="json")}
+    else:
+        names = {file.name for file in path.iterdir() if file.suffix in _READ and file.is_file()}
+        identity = {}
+    return identity | {name: sha256(path / name) for name in sorted(names)}

@@ -1,0 +1,93 @@
+"""Files that a record lists: they are checked, and no other file of the directory is read."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from bipft_compress.checkpoint.record import OLDEST_VERSION, RECORD, WEIGHTS, Record, read_version
+from bipft_compress.errors import CheckpointError
+from bipft_compress.files import sha256
+from bipft_compress.loading import load_config, load_tokenizer
+
+CONFIG = "config.json"
+
+
+def list_files(directory: Path) -> dict[str, str]:
+    """Checksum of each file below `directory` but the weights and the record, by its path there."""
+    paths = {
+        path.relative_to(directory).as_posix(): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    return {name: sha256(path) for name, path in paths.items() if name not in (WEIGHTS, RECORD)}
+
+
+def read_config(directory: Path, record: Record) -> PretrainedConfig:
+    """The configuration of a binary checkpoint, after a check of all that its record lists.
+
+    Raises:
+        CheckpointError: see `load_config`; or a file is missing or was changed.
+    """
+    with _listed(directory, record) as listed:
+        config = load_config(listed, name=directory)
+    config.name_or_path = str(directory)
+    return config
+
+
+def read_tokenizer(directory: Path, record: Record) -> PreTrainedTokenizerBase:
+    """The tokenizer of a binary checkpoint, after a check of all that its record lists.
+
+    Raises:
+        CheckpointError: see `load_tokenizer`; or a file is missing or was changed.
+    """
+    with _listed(directory, record) as listed:
+        tokenizer = load_tokenizer(listed, name=directory)
+    tokenizer.name_or_path = str(directory)
+    return tokenizer
+
+
+@contextmanager
+def _listed(directory: Path, record: Record) -> Iterator[Path]:
+    """A directory that holds what is listed and nothing else, so that transformers reads no more.
+
+    Each file is read once: what was checked is what is used.
+    """
+    if not record.files and read_version(directory) == OLDEST_VERSION:
+        # Version 0.1 listed the files of packed artefacts alone.
+        yield directory
+        return
+    if CONFIG not in record.files:
+        raise CheckpointError(
+            f"{directory / RECORD} has no checksums: make the checkpoint again with this release."
+        )
+    with tempfile.TemporaryDirectory(prefix="bipft-compress-") as folder:
+        for name, content in _checked(directory, record.files):
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        yield Path(folder)
+
+
+def _checked(directory: Path, files: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    for name, checksum in files.items():
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+            raise CheckpointError(f"{directory / RECORD} lists {name!r}, which lies elsewhere.")
+        path = directory / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{directory} has no {name}: the checkpoint is incomplete."
+            ) from None
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
+        if hashlib.sha256(content).hexdigest() != checksum:
+            raise CheckpointError(f"{path} does not match its checksum: it was changed.")
+        yield name, content

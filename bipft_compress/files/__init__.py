@@ -1,0 +1,31 @@
+"""Files in and out: writing is all or nothing, and one run at a time writes an output."""
+
+from bipft_compress.files.identity import content_digest, differences
+from bipft_compress.files.locks import output_lock
+from bipft_compress.files.outputs import (
+    atomic_directory,
+    check_output,
+    claim_output,
+    hidden_path,
+    is_vacant,
+    real_path,
+    write_atomically,
+)
+from bipft_compress.files.reading import read_json, sha256
+from bipft_compress.files.storage import storage_faults
+
+__all__ = [
+    "atomic_directory",
+    "check_output",
+    "claim_output",
+    "content_digest",
+    "differences",
+    "hidden_path",
+    "is_vacant",
+    "output_lock",
+    "read_json",
+    "real_path",
+    "sha256",
+    "storage_faults",
+    "write_atomically",
+]

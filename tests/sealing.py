@@ -1,0 +1,44 @@
+"""Changes of a checkpoint with checksums that match: what a fault or an attacker would write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from bipft_compress.checkpoint.artefact import digest
+from bipft_compress.checkpoint.record import CHECKSUM, RECORD, WEIGHTS, record_checksum
+
+
+def edit_record(directory: Path, **values: Any) -> None:
+    """Change keys of a record; its own checksum matches again."""
+    record = json.loads((directory / RECORD).read_text()) | values
+    write_sealed(directory, record)
+
+
+def write_sealed(directory: Path, record: dict[str, Any]) -> None:
+    """Write a record as it is, but for its own checksum."""
+    record.pop(CHECKSUM, None)
+    record[CHECKSUM] = record_checksum(record)
+    (directory / RECORD).write_text(json.dumps(record))
+
+
+def reseal(directory: Path) -> None:
+    """Make every checksum match the files as they are now."""
+    record = json.loads((directory / RECORD).read_text())
+    for name in record["files"]:
+        record["files"][name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+    record["weights_sha256"] = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()
+    if record["tensors"]:
+        with safe_open(directory / WEIGHTS, framework="pt") as file:
+            record["tensors"] = {name: digest(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    write_sealed(directory, record)
+
+
+def lay_beside(directory: Path) -> None:
+    """Add a file that transformers would read and no record lists: it makes two words one token."""
+    added = {"additional_special_tokens": ["ab cd"]}
+    (directory / "special_tokens_map.json").write_text(json.dumps(added))
