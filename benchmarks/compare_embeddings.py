@@ -7,14 +7,14 @@ Every row is measured on the same tasks: similarity (Spearman), retrieval (nDCG@
 probe on frozen embeddings (accuracy). Bytes are those of the weights, without any tokenizer. What
 is not installed is left out, and the table says so: ``pip install 'bipft-compress[benchmark]'``
 for ONNX Runtime, ``pip install --no-deps wordllama==0.4.0.post1`` for WordLlama; model2vec gets an
-environment of its own below --work. Tables are written after each row; ``--rows`` measures only
-those whose names contain one of the words given, and keeps the others.
+environment of its own below --work. Table and figures are written after each row, and rows that are
+in --out are not measured again: a run that is stopped goes on where it was, and several may run at
+once if their ``--rows`` differ.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from embeddings_table import write_comparison
+from embeddings_table import read_rows, write_comparison
 from static_tables import StaticTable, distilled, model2vec, wordllama
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--retrieval", required=True, help="see evaluate")
     parser.add_argument("--classification", required=True, help="see evaluate")
     parser.add_argument("--corpus", help="text for the control")
-    parser.add_argument("--texts", type=int, default=20_000, help="sentences for the control")
+    parser.add_argument("--texts", type=int, default=10_000, help="sentences for the control")
     parser.add_argument("--bytes", type=int, help="to cut tables to; else the largest artefact's")
     parser.add_argument("--rows", nargs="*", default=[""], help="words in the names of rows")
     parser.add_argument("--work", type=Path, default=Path("runs/embeddings"))
@@ -210,31 +210,31 @@ def main() -> None:
         read_embedding_task("classification", arguments.classification),
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    earlier = arguments.out / "embeddings.json"
-    rows = json.loads(earlier.read_text())["rows"] if earlier.is_file() else {}
     provenance = {
         "command": shlex.join(["python", *sys.argv]),
-        "commit": git_commit(),
         "machine": machine(),
         "seed": SEED,
         "texts": arguments.texts,
     }
     systems = comparison.systems()
     for name, load in systems.items():
-        if not any(word in name for word in arguments.rows):
+        if name in read_rows(arguments.out) or not any(word in name for word in arguments.rows):
             continue
         try:
             system = load()
         except (UserError, ImportError) as error:
-            rows[name] = {"missing": first_line(error)}
+            row = {"missing": first_line(error)}
         else:
             scores: dict[str, float] = {}
             for task in tasks:
                 scores |= task.measure(system.embed)
-            rows[name] = {"note": system.note, "bytes": system.size, "scores": scores}
-        console.print(name, rows[name])
-        shown = {key: rows[key] for key in systems if key in rows}
-        write_comparison(shown, provenance, arguments.out)
+            row = {
+                "note": system.note, "bytes": system.size, "scores": scores, "commit": git_commit()
+            }  # fmt: skip
+        console.print(name, row)
+        rows = read_rows(arguments.out) | {name: row}
+        ordered = {key: rows[key] for key in systems if key in rows}
+        write_comparison(ordered, provenance, arguments.out)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Any
 from bipft_compress.reporting.layout import Table
 from bipft_compress.reporting.markdown import markdown_table
 
+FIGURES = "embeddings.json"
+
 _HEADINGS = {"sts_spearman_": "", "_probe_accuracy": "", "_ndcg@10": " nDCG@10"}
 """What measures are called, without what the text says already."""
 
@@ -24,7 +26,7 @@ regression on {texts:,} sentences of the corpus named below).
 
 {table}
 {missing}
-Made by `{command}`, commit {commit}, on {machine}, seed {seed}.
+Made by `{command}`, commit {commits}, on {machine}, seed {seed}.
 """
 
 
@@ -51,18 +53,28 @@ def comparison_table(rows: dict[str, dict[str, Any]]) -> str:
     return markdown_table(Table(header, "ll" + "r" * (len(header) - 2), cells))
 
 
+def read_rows(out: Path) -> dict[str, dict[str, Any]]:
+    """Rows that are in `out`, but for those that could not be measured."""
+    path = out / FIGURES
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else {}
+    return {name: row for name, row in rows.items() if "scores" in row}
+
+
 def write_comparison(
     rows: dict[str, dict[str, Any]], provenance: dict[str, Any], out: Path
 ) -> None:
     """Write ``embeddings.json`` and ``README.md`` into `out`."""
     values = {"provenance": provenance, "rows": rows}
-    (out / "embeddings.json").write_text(json.dumps(values, indent=2) + "\n")
+    (out / FIGURES).write_text(json.dumps(values, indent=2) + "\n")
     missing = [
         f"\nNot measured: {name} ({row['missing']})"
         for name, row in rows.items()
         if "missing" in row
     ]
     text = TEXT.format(
-        table=comparison_table(rows), missing="\n".join([*missing, ""]), **provenance
+        table=comparison_table(rows),
+        missing="\n".join([*missing, ""]),
+        commits=", ".join(sorted({row["commit"] for row in rows.values() if "commit" in row})),
+        **provenance,
     )
     (out / "README.md").write_text(text)
