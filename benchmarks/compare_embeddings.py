@@ -234,7 +234,7 @@ def main() -> None:
         console.print(name, row)
         rows = read_rows(arguments.out) | {name: row}
         ordered = {key: rows[key] for key in systems if key in rows}
-        write_comparison(ordered, provenance, arguments.out)
+        write_comparison(ordered | rows, provenance, arguments.out)
 
 
 if __name__ == "__main__":
