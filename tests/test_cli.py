@@ -99,6 +99,53 @@ def test_run_then_every_job_alone(call, make_checkpoint, recipe, corpus, tmp_pat
     assert json.loads(text)["packed_bytes"] == (packed / "model.safetensors").stat().st_size
 
 
+def test_embedding_tasks(call, make_checkpoint, recipe, tmp_path):
+    binary = tmp_path / "binary"
+    assert call("compress", make_checkpoint("bert"), "--recipe", recipe, "--out", binary)[0] == 0
+    sts, topics, beir = (tmp_path / name for name in ("sts", "topics", "beir"))
+    for folder in (sts, topics, beir):
+        folder.mkdir()
+    pairs = "sentence1\tsentence2\tscore\nab cd\tab cd\t5\nab cd\tef gh\t1\naa bb\taa bc\t3\n"
+    for name in ("one.tsv", "two.tsv"):
+        (sts / name).write_text(pairs)
+    for name in ("train.csv", "test.csv"):
+        (topics / name).write_text("question,answer\nab cd,x\nef gh,y\naa bb,x\n")
+    for name in ("corpus", "queries"):
+        (beir / f"{name}.jsonl").write_text(
+            "".join(f'{{"_id": "{text[0]}", "text": "{text}"}}\n' for text in ("ab cd", "ef gh"))
+        )
+    (beir / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\na\ta\t1\ne\te\t1\n")
+    columns = ["--text-column", "question", "--label-column", "answer"]
+    spearman = ["sts_spearman_one", "sts_spearman_two", "sts_spearman_mean"]
+    quality = {}
+    for task, data, more, measures in (
+        ("sts", sts, [], spearman),
+        ("retrieval", beir, [], ["beir_ndcg@10"]),
+        ("classification", topics, columns, ["topics_probe_accuracy"]),
+    ):
+        arguments = ["evaluate", binary, "--task", task, "--data", data, *more]
+        code, text, errors = call(*arguments, "--json")
+        assert code == 0, errors
+        figures = json.loads(text)
+        assert list(figures) == measures
+        quality |= figures
+        code, text, _ = call(*arguments)
+        assert code == 0
+        shown = {line.split()[1]: line.split()[3::2] for line in text.splitlines() if "_" in line}
+        for name, values in figures.items():
+            both = (values["full_precision"], values["compressed"])
+            assert shown[name][:2] == [f"{value:.4f}" for value in both]
+    # Every text of the queries is in the corpus.
+    assert quality["beir_ndcg@10"] == {"full_precision": 1, "compressed": 1}
+    assert Record.read(binary).quality == quality
+    code, text, _ = call("report", binary, "--out", tmp_path / "r", "--json")
+    assert code == 0
+    reported = json.loads(text)["quality"]
+    assert {name: reported[name]["compressed"] for name in quality} == {
+        name: values["compressed"] for name, values in quality.items()
+    }
+
+
 @pytest.fixture
 def table(tmp_path):
     path = tmp_path / "own.csv"
@@ -326,6 +373,24 @@ class TestFaults:
     def test_pairs_without_scores(self, fails, tmp_path):
         (tmp_path / "p.tsv").write_text("sentence1\tsentence2\na\tb\n")
         fails("evaluate", tmp_path, "--data", tmp_path / "p.tsv", says="must have the columns")
+
+    def test_embedding_tasks(self, fails, tmp_path):
+        for options, says in [
+            (["--task", "sts", "--data", tmp_path], "holds no sentence pairs"),
+            (["--task", "sts", "--data", f"{tmp_path},a.tsv"], "holds no sentence pairs"),
+            (["--task", "retrieval", "--data", tmp_path], "no data set in BEIR's layout"),
+            (["--task", "classification", "--data", tmp_path], "holds no two tables"),
+            (["--task", "classification", "--data", "a.csv,b.csv"], "There is no file a.csv"),
+            (["--task", "retrieval", "--data", "a", "--regression"], "--regression do not go with"),
+            (["--task", "retrieval", "--data", "a", "--text-column", "b"], "do not go with"),
+        ]:
+            fails("evaluate", tmp_path, *options, says=says)
+
+    def test_a_weight_of_a_corpus(self, fails, make_checkpoint, tmp_path):
+        fails(
+            "compress", make_checkpoint("bert"), "--calibration", "builtin@0,a.txt",
+            "--out", tmp_path / "o", says="write a positive number after the @ of 'builtin@0'",
+        )  # fmt: skip
 
 
 def test_fault_of_ours_is_exit_code_1(call, monkeypatch, capfd):

@@ -35,12 +35,14 @@ class Original:
         ids: token ids, (batch, length).
         threads: that a peer may use; torch has them already.
         folder: for files, there as long as the peers are.
+        any_shape: export for any batch and length, not for those of `ids` alone.
     """
 
     model: PreTrainedModel
     ids: Tensor
     threads: int
     folder: Path
+    any_shape: bool = False
 
     @cached_property
     def mask(self) -> Tensor:
@@ -54,17 +56,19 @@ class Original:
 
     @cached_property
     def onnx(self) -> Path:
-        """The model exported for exactly these inputs."""
+        """The model exported for these inputs, or for any."""
         import onnx  # noqa: F401  torch says less clearly that it is missing
         import onnxscript  # noqa: F401
 
         path = self.folder / "model.onnx"
+        free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
         torch.onnx.export(
             _FirstOutput(self.model),
             (self.ids, self.mask),
             str(path),
             input_names=["input_ids", "attention_mask"],
             dynamo=True,
+            dynamic_shapes=(free, free) if self.any_shape else None,
             external_data=False,
             verbose=False,
         )
@@ -117,25 +121,35 @@ def pytorch_int8(original: Original) -> Ready:
 
 def onnxruntime(original: Original) -> Ready:
     """ONNX Runtime on the exported original."""
-    return _onnx_session(original.onnx, original)
+    return _onnx_ready(original.onnx, original)
 
 
 def onnxruntime_int8(original: Original) -> Ready:
     """ONNX Runtime with its dynamic quantization."""
+    return _onnx_ready(onnx_int8(original), original)
+
+
+def onnx_int8(original: Original) -> Path:
+    """File of the exported original with weights in 8 bits, activations quantized while it runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     path = original.folder / "int8.onnx"
     quantize_dynamic(original.onnx, path, weight_type=QuantType.QInt8)
-    return _onnx_session(path, original)
+    return path
 
 
-def _onnx_session(path: Path, original: Original) -> Ready:
+def onnx_session(path: Path, threads: int) -> Any:
+    """An ``onnxruntime.InferenceSession`` of a file, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = original.threads
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _onnx_ready(path: Path, original: Original) -> Ready:
+    session = onnx_session(path, original.threads)
     return Ready(lambda: session.run(None, original.arrays), path.stat().st_size)
 
 
@@ -168,7 +182,7 @@ def prepare(original: Original) -> tuple[dict[str, Ready], dict[str, str]]:
     ready, missing = {}, {}
     for name, make in PEERS.items():
         try:
-            with _muted():
+            with muted():
                 made = make(original)
                 made.call()
         except ImportError as error:
@@ -181,7 +195,7 @@ def prepare(original: Original) -> tuple[dict[str, Ready], dict[str, str]]:
 
 
 @contextmanager
-def _muted() -> Iterator[None]:
+def muted() -> Iterator[None]:
     """Without what exporters and quantizers print and log."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

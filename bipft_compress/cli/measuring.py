@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from bipft_compress.cli.finetuning import chosen_task
 from bipft_compress.cli.options import (
-    DataOption,
     DeviceOption,
+    EvaluationDataOption,
     JsonOption,
     LabelColumnOption,
     OutOption,
@@ -31,9 +31,13 @@ from bipft_compress.errors import UserError
 @app.command()
 def evaluate(
     directory: RunnableArgument,
-    data: DataOption,
+    data: EvaluationDataOption,
     task: Annotated[
-        str, typer.Option(help="sts: sentence similarity of pairs in one file; or see finetune.")
+        str,
+        typer.Option(
+            help="sts (sentence similarity), retrieval, classification (a linear probe on frozen "
+            "embeddings), or a task of finetune."
+        ),
     ] = "sts",
     teacher: TeacherOption = None,
     text_column: TextColumnOption = None,
@@ -45,31 +49,44 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint on a task, and keep the figures for the report.
 
-    Sentence similarity (sts) stands beside the original's; the tasks of `finetune` take any
-    checkpoint with a head for them, binary, packed or full-precision, and an adapter.
+    What is measured on embeddings (sts, retrieval, classification) stands beside the original's;
+    the tasks of `finetune` take any checkpoint with a head for them, binary, packed or
+    full-precision, and an adapter.
 
-    Examples: `bipft-compress evaluate bert-binary --task sts --data STS-B/dev.tsv` or
+    Examples: `bipft-compress evaluate bert-binary --task sts --data STS-B/dev.tsv`,
+    `bipft-compress evaluate bert-binary --task retrieval --data BEIR/scifact` or
     `bipft-compress evaluate bert-sst2 --task sst2 --data GLUE`
     """
     from bipft_compress import jobs
+    from bipft_compress.tasks.embedding_tasks import EMBEDDING_TASKS, STS, read_embedding_task
 
     set_up(to_stderr=as_json)
-    if task == "sts":
+    if task == STS and "," not in data and not Path(data).is_dir():
         figures = jobs.evaluate_sts(directory, data, teacher=teacher, device=device)
         if as_json:
             print(json.dumps(figures))
         else:
             _show_similarity(figures)
         return
-    chosen = chosen_task(task, data, text_column, pair_column, label_column, regression)
-    found = jobs.evaluate_task(directory, chosen, teacher=teacher, device=device)
+    if task in EMBEDDING_TASKS:
+        if pair_column or regression:
+            raise UserError(f"--text-pair-column and --regression do not go with --task {task}.")
+        embedding_task = read_embedding_task(task, data, text=text_column, label=label_column)
+        quality = jobs.evaluate_embeddings(
+            directory, embedding_task, teacher=teacher, device=device
+        )
+        columns = {"original": "full_precision", "binary": "compressed"}
+    else:
+        chosen = chosen_task(task, data, text_column, pair_column, label_column, regression)
+        quality = jobs.evaluate_task(directory, chosen, teacher=teacher, device=device)
+        columns = {"teacher": "full_precision"} if teacher else {}
+        columns[directory.name] = "compressed"
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(quality))
         return
-    table = Table("Measure", *(["teacher"] if teacher else []), directory.name)
-    for name, values in found.items():
-        shown = [values["full_precision"]] if teacher else []
-        table.add_row(name, *(f"{value:.4f}" for value in [*shown, values["compressed"]]))
+    table = Table("Measure", *(Column(heading, justify="right") for heading in columns))
+    for name, values in quality.items():
+        table.add_row(name, *(f"{values[key]:.4f}" for key in columns.values()))
     console.print(table)
 
 
@@ -161,19 +178,19 @@ def report(
     if directory is not None:
         if rank is not None:
             raise UserError("--rank goes with --config: DIR has the ranks it was made with.")
-        made = jobs.report_checkpoint(
+        written = jobs.report_checkpoint(
             directory, out, batch=batch, sequence_length=sequence_length, overwrite=overwrite
         )
     else:
         assert config is not None
-        made = jobs.report_config(
+        written = jobs.report_config(
             config, Recipe.load(recipe).with_rank(rank), out,
             batch=batch, sequence_length=sequence_length, overwrite=overwrite,
         )  # fmt: skip
     if as_json:
-        print(made.model_dump_json())
+        print(written.model_dump_json())
         return
-    console.print(render_table(made))
+    console.print(render_table(written))
     console.print(f"Report: {(out / 'report.html').resolve()}", soft_wrap=True)
 
 

@@ -22,7 +22,8 @@ CorpusOption = Annotated[
     str,
     typer.Option(
         help="A .txt, .jsonl or .parquet file, a directory of them, a hub data set name, or "
-        "'builtin' (text that comes with Python).",
+        "'builtin' (text that comes with Python); or several with shares of the text: "
+        "wiki.parquet@0.3,captions.txt@0.7.",
         metavar="TEXT",
     ),
 ]
@@ -52,6 +53,16 @@ DataOption = Annotated[
     typer.Option(
         help="Directory with train and dev files (GLUE's own, or custom's .tsv, .csv, .jsonl or "
         ".parquet), one such file, or 'hub' for GLUE.",
+        metavar="DATA",
+    ),
+]
+EvaluationDataOption = Annotated[
+    str,
+    typer.Option(
+        help="sts: table of sentence1, sentence2 and score, or a directory of such tables; "
+        "retrieval: directory in BEIR's layout, or of several; classification: train.csv,test.csv "
+        "with the columns text and category (or --text-column and --label-column), or a directory "
+        "of such pairs; other tasks: see finetune.",
         metavar="DATA",
     ),
 ]

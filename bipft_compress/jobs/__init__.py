@@ -2,7 +2,7 @@
 
 from bipft_compress.jobs.benchmark import benchmark_artefact
 from bipft_compress.jobs.compress import compress_checkpoint
-from bipft_compress.jobs.evaluate import evaluate_sts, evaluate_task
+from bipft_compress.jobs.evaluate import evaluate_embeddings, evaluate_sts, evaluate_task
 from bipft_compress.jobs.finetune import Finetuned, finetune
 from bipft_compress.jobs.pack import PackedSize, pack_checkpoint
 from bipft_compress.jobs.pretrain import pretrain
@@ -14,6 +14,7 @@ __all__ = [
     "PackedSize",
     "benchmark_artefact",
     "compress_checkpoint",
+    "evaluate_embeddings",
     "evaluate_sts",
     "evaluate_task",
     "finetune",

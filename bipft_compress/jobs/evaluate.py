@@ -11,6 +11,8 @@ from bipft_compress.checkpoint.record import RECORD, write_record
 from bipft_compress.device import choose_device
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.classify import score, scores
+from bipft_compress.tasks.embedding import EmbeddingTask
+from bipft_compress.tasks.embedding_tasks import embedder
 from bipft_compress.tasks.sts import SentencePairs, embedding_floor, likeness, spearman
 from bipft_compress.training.finetuned import read_classifier
 
@@ -48,12 +50,12 @@ def evaluate_sts(
         model.to(chosen)  # type: ignore[arg-type]
     full = spearman(original, tokenizer, pairs)
     floor = embedding_floor(original, tokenizer, pairs)
-    ours = spearman(student, tokenizer, pairs)
+    compressed = spearman(student, tokenizer, pairs)
     figures = {
         "full_precision": full,
-        "compressed": ours,
+        "compressed": compressed,
         "embedding_floor": floor,
-        "recovered": (ours - floor) / (full - floor) if full != floor else None,
+        "recovered": (compressed - floor) / (full - floor) if full != floor else None,
         "similarity_to_original": likeness(student, original, tokenizer, pairs.first).cosine,
         "pairs": len(pairs.scores),
         "data": Path(data).name,
@@ -61,6 +63,45 @@ def evaluate_sts(
     record.quality["sts_spearman"] = figures
     write_record(Path(directory), record)
     return figures
+
+
+def evaluate_embeddings(
+    directory: str | Path,
+    task: EmbeddingTask,
+    *,
+    teacher: str | None = None,
+    device: str = "cpu",
+) -> dict[str, dict[str, float]]:
+    """An embedding task of a binary checkpoint, packed or not, beside its original.
+
+    The figures are also kept in the checkpoint's record, for its report.
+
+    Args:
+        directory: of the checkpoint.
+        task: with its data; see `read_embedding_task`.
+        teacher: the original, if it is not where it was.
+        device: see `choose_device`. The kernels of a packed checkpoint run on the CPU alone.
+
+    Returns:
+        Measure to ``full_precision`` and ``compressed``.
+
+    Raises:
+        UserError: the checkpoint or the original is at fault.
+    """
+    student, tokenizer, record = load(directory)
+    original, _ = loading.load_pretrained(teacher or record.teacher)
+    chosen = choose_device(device)
+    values = {}
+    for name, model in (("full_precision", original), ("compressed", student)):
+        model.to(chosen)  # type: ignore[arg-type]
+        values[name] = task.measure(embedder(model, tokenizer))
+    quality = {
+        measure: {name: values[name][measure] for name in values}
+        for measure in values["compressed"]
+    }
+    record.quality |= quality
+    write_record(Path(directory), record)
+    return quality
 
 
 def evaluate_task(
@@ -86,20 +127,21 @@ def evaluate_task(
     Raises:
         UserError: a checkpoint, the task or its data is at fault.
     """
-    ours = read_classifier(directory)
-    task = chosen.read(ours.labels, training=False)
-    ours.check(task, directory)
-    place = choose_device(device)
-    ours.model.to(place)  # type: ignore[arg-type]
-    length = ours.recipe.finetuning.sequence_length
-    theirs = None
+    compressed = read_classifier(directory)
+    task = chosen.read(compressed.labels, training=False)
+    compressed.check(task, directory)
+    on = choose_device(device)
+    compressed.model.to(on)  # type: ignore[arg-type]
+    length = compressed.recipe.finetuning.sequence_length
+    original_metrics = None
     if teacher is not None:
         original = read_classifier(teacher)
         original.check(task, teacher)
-        original.model.to(place)  # type: ignore[arg-type]
-        theirs = score(original.model, original.tokenizer, task, length)
-    found = scores(task, score(ours.model, ours.tokenizer, task, length), theirs)
-    if (Path(directory) / RECORD).is_file() and ours.record is not None:
-        ours.record.quality |= found
-        write_record(Path(directory), ours.record)
-    return found
+        original.model.to(on)  # type: ignore[arg-type]
+        original_metrics = score(original.model, original.tokenizer, task, length)
+    metrics = score(compressed.model, compressed.tokenizer, task, length)
+    quality = scores(task, metrics, original_metrics)
+    if (Path(directory) / RECORD).is_file() and compressed.record is not None:
+        compressed.record.quality |= quality
+        write_record(Path(directory), compressed.record)
+    return quality

@@ -24,7 +24,7 @@ class ChosenTask:
         regression: ``custom``: labels are numbers.
 
     Raises:
-        UserError: there is no such task, or columns are missing or not wanted.
+        UserError: there is no such task, or columns are missing or given to a task of GLUE.
     """
 
     name: str

@@ -54,7 +54,7 @@ def tokenize(
 
     if apart:
         first, second = (tokens(texts)["input_ids"] for texts in (examples.first, examples.second))
-        lengths = [len(ours) + len(other) for ours, other in zip(first, second, strict=True)]
+        lengths = [len(one) + len(other) for one, other in zip(first, second, strict=True)]
         columns = {"input_ids": first, SECOND: second, "length": lengths}
     else:
         columns = tokens(examples.first, examples.second)
@@ -96,7 +96,7 @@ def score(
         task: with its data.
         sequence_length: see `tokenize`.
     """
-    found = {}
+    metrics = {}
     for split, examples in task.dev.items():
         if not has_head(model):
             assert examples.second is not None
@@ -104,17 +104,17 @@ def score(
         else:
             logits = predict(model, tokenizer, examples, sequence_length)
         for name, value in measure(task.metrics, examples.labels, logits.numpy()).items():
-            found[f"{name}_{split}".rstrip("_")] = value
-    return found
+            metrics[f"{name}_{split}".rstrip("_")] = value
+    return metrics
 
 
 def scores(
-    task: Task, ours: Mapping[str, float], theirs: Mapping[str, float] | None
+    task: Task, compressed: Mapping[str, float], full_precision: Mapping[str, float] | None
 ) -> dict[str, dict[str, Any]]:
-    """Metrics in the form of a record's ``quality``, `theirs` being the full-precision model's."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in ours.items():
-        found[f"{task.name}_{name}"] = {"compressed": value}
-        if theirs is not None:
-            found[f"{task.name}_{name}"]["full_precision"] = theirs[name]
-    return found
+    """Metrics of both models, in the form of a record's ``quality``."""
+    quality: dict[str, dict[str, Any]] = {}
+    for name, value in compressed.items():
+        quality[f"{task.name}_{name}"] = {"compressed": value}
+        if full_precision is not None:
+            quality[f"{task.name}_{name}"]["full_precision"] = full_precision[name]
+    return quality

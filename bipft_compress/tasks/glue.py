@@ -121,9 +121,9 @@ def _from_files(name: str, data: str | Path, split: str) -> Examples:
         directory = directory / task.folder
     path = directory / f"{split}.tsv"
     rows = read_rows(path, task.header)
-    wanted = [column for column in task.columns if column is not None]
+    required = [column for column in task.columns if column is not None]
     # Some of GLUE's files have a few lines that break off.
-    whole = [row for row in rows if all(row.get(column) is not None for column in wanted)]
+    whole = [row for row in rows if all(row.get(column) is not None for column in required)]
     if whole and len(whole) < len(rows):
         logger.info("%s: %d incomplete lines left out", path, len(rows) - len(whole))
     return examples(whole or rows, task.columns, task.labels, str(path))

@@ -17,8 +17,8 @@ def _correlation(measure: Callable[[Numbers, Numbers], object]) -> Callable[...,
     def correlation(labels: Numbers, predictions: Numbers) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # constant predictions: said by the 0
-            found = float(measure(labels, predictions).statistic)  # type: ignore[attr-defined]
-        return 0.0 if math.isnan(found) else found
+            value = float(measure(labels, predictions).statistic)  # type: ignore[attr-defined]
+        return 0.0 if math.isnan(value) else value
 
     return correlation
 

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from bipft_compress.errors import CorpusError
 from bipft_compress.families import max_sequence_length
 from bipft_compress.nn.pooling import mean_pool
-from bipft_compress.tasks.tables import read_rows
+from bipft_compress.tasks.embedding import Embed, unit_rows
+from bipft_compress.tasks.metrics import METRICS
+from bipft_compress.tasks.tables import ENDINGS, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,10 +29,13 @@ MAX_LENGTH = 128
 
 _FIRST, _SECOND, _SCORE = "sentence1", "sentence2", "score"
 
+_SPLITS = ("train", "dev", "validation", "test")
+"""Names of files that say nothing without that of their directory."""
+
 
 @dataclass(frozen=True)
 class SentencePairs:
-    """Pairs of sentences and how alike people found them."""
+    """Pairs of sentences, and how similar people rated each pair."""
 
     first: list[str]
     second: list[str]
@@ -62,19 +67,71 @@ class SentencePairs:
         return cls(list(first), list(second), list(scores))
 
 
-def _longest(model: PreTrainedModel) -> int:
+class StsTask:
+    """Spearman's correlation of cosines with people's scores: of each set, and the mean of all.
+
+    Args:
+        data: a file (see `SentencePairs.read`), a directory of such files, or several of either
+            with commas between.
+
+    Raises:
+        CorpusError: see `SentencePairs.read`, or a directory holds no table.
+    """
+
+    def __init__(self, data: str | Path) -> None:
+        parts = [data] if Path(data).exists() else str(data).split(",")
+        paths = [path for part in parts for path in _tables(Path(str(part).strip()))]
+        self.sets = {_set_name(path): SentencePairs.read(path) for path in paths}
+
+    def measure(self, embed: Embed) -> dict[str, float]:
+        values = {}
+        for name, pairs in self.sets.items():
+            first, second = (unit_rows(embed(texts)) for texts in (pairs.first, pairs.second))
+            predicted = (first * second).sum(1)
+            values[f"sts_spearman_{name}"] = METRICS["spearman"](
+                np.asarray(pairs.scores), predicted
+            )
+        if len(values) > 1:
+            values["sts_spearman_mean"] = float(np.mean(list(values.values())))
+        return values
+
+
+def _tables(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    tables = sorted(file for file in path.iterdir() if file.suffix in ENDINGS)
+    if not tables:
+        raise CorpusError(f"{path} holds no sentence pairs: no file is {', '.join(ENDINGS)}.")
+    return tables
+
+
+def _set_name(path: Path) -> str:
+    return f"{path.resolve().parent.name}-{path.stem}" if path.stem in _SPLITS else path.stem
+
+
+def _longest(model: PreTrainedModel, most: int = MAX_LENGTH) -> int:
     """Tokens that a sentence is cut to."""
-    return min(MAX_LENGTH, max_sequence_length(model.config))
+    return min(most, max_sequence_length(model.config))
 
 
 @torch.no_grad()
 def embed(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    max_length: int = MAX_LENGTH,
 ) -> Tensor:
-    """Unit-length sentence embeddings, mean-pooled over real tokens, (sentences, hidden)."""
+    """Unit-length sentence embeddings, mean-pooled over real tokens, (sentences, hidden).
+
+    Args:
+        model: with or without a head, which is not used.
+        tokenizer: of `model`.
+        sentences: of any length.
+        max_length: tokens that are read of each, where the model has as many positions.
+    """
     model.eval()
     encoder = model.base_model
-    length = _longest(model)
+    length = _longest(model, max_length)
     order = np.argsort([len(sentence) for sentence in sentences], kind="stable")
     parts = []
     for start in range(0, len(order), BATCH):
@@ -95,8 +152,8 @@ def cosines(
     second: Sequence[str],
 ) -> Tensor:
     """Of the embeddings of pairs of sentences, (pairs,)."""
-    ours, others = (embed(model, tokenizer, sentences) for sentences in (first, second))
-    return (ours * others).sum(-1)
+    left, right = (embed(model, tokenizer, sentences) for sentences in (first, second))
+    return (left * right).sum(-1)
 
 
 def spearman(
@@ -141,7 +198,8 @@ def likeness(
     sentences: Sequence[str],
 ) -> Likeness:
     """Compare two models on the same sentences; no labels needed."""
-    ours, theirs = (embed(model, tokenizer, sentences) for model in (student, teacher))
-    upper = torch.triu_indices(len(ours), len(ours), offset=1).unbind()
-    ranking = spearmanr((ours @ ours.T)[upper].numpy(), (theirs @ theirs.T)[upper].numpy())
-    return Likeness(float((ours * theirs).sum(-1).mean()), float(ranking.statistic))
+    compressed, original = (embed(model, tokenizer, sentences) for model in (student, teacher))
+    upper = torch.triu_indices(len(original), len(original), offset=1).unbind()
+    similarities = ((vectors @ vectors.T)[upper].numpy() for vectors in (compressed, original))
+    ranking = spearmanr(*similarities)
+    return Likeness(float((compressed * original).sum(-1).mean()), float(ranking.statistic))

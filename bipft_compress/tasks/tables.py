@@ -67,10 +67,10 @@ def column(rows: Sequence[dict[str, Any]], name: str, where: str) -> list[Any]:
     for number, row in enumerate(rows, start=1):
         value = row.get(name) if isinstance(row, dict) else None
         if value is None:
-            found = ", ".join(str(key) for key in row) if isinstance(row, dict) else "none"
+            present = ", ".join(str(key) for key in row) if isinstance(row, dict) else "none"
             raise CorpusError(
-                f"{where} has no column {name!r} in row {number} (there is: {found}): correct the "
-                "name or mend the file."
+                f"{where} has no column {name!r} in row {number} (there is: {present}): correct "
+                "the name or mend the file."
             )
         values.append(value)
     return values

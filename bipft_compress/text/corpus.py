@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import json
 import os
 import platform
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +16,13 @@ import pyarrow
 import pyarrow.parquet
 
 from bipft_compress.errors import CorpusError
+from bipft_compress.text.builtin import builtin_documents
+from bipft_compress.text.mixture import interleave, parse_sources
 
 BUILTIN = "builtin"
 """The source that needs neither a file nor a network: prose of Python's and sklearn's manuals."""
 
 _LONGEST_DOCUMENT = 1_000_000  # characters of a .txt document; one without blank lines is cut here
-_SHORTEST_BUILTIN = 200  # characters
 _HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*(?:/\w[\w.-]*)?)(?::(?P<config>[\w.-]+))?", re.ASCII)
 
 
@@ -37,18 +35,28 @@ def read_documents(source: str | Path) -> Iterator[str]:
             before a hub name. Files are `.txt` (UTF-8, blank lines separate documents, one of
             more than a million characters is cut), `.jsonl` or `.json` (an object a line, key
             "text") and `.parquet` (column "text"). A hub name is "name" or "owner/name", and
-            ":config" may follow it.
+            ":config" may follow it. Several of these, with commas between and "@weight" after
+            each, are interleaved: see `parse_sources` and `interleave`.
 
     Raises:
-        CorpusError: nothing of that name, at once; or, while iterating, a file that is not what
-            its ending says, a document that is not a string, or no text in the whole corpus.
+        CorpusError: nothing of that name, or no weight, at once; or, while iterating, a file that
+            is not what its ending says, a document that is not a string, or no text in the whole
+            corpus.
     """
+    sources = parse_sources(source)
+    documents = [_read_source(part.name) for part in sources]
+    if len(documents) == 1:
+        return documents[0]
+    return interleave(documents, [part.weight for part in sources])
+
+
+def _read_source(source: str) -> Iterator[str]:
     if source == BUILTIN:
-        documents = _builtin_documents()
+        documents = builtin_documents()
     elif os.path.exists(source):
         documents = _local_documents(_local_files(Path(source)))
     else:
-        documents = _hub_documents(str(source))
+        documents = _hub_documents(source)
     return _require_text(documents, source)
 
 
@@ -56,11 +64,18 @@ def corpus_fingerprint(source: str | Path) -> str:
     """A key for caches: 64 hexadecimal digits that change when the corpus does.
 
     Of local files it covers name, size and time of change, of `BUILTIN` the versions it is taken
-    from, and of a hub data set the name alone.
+    from, and of a hub data set the name alone; of several sources also their weights.
 
     Raises:
-        CorpusError: `source` is a directory or file that holds no text.
+        CorpusError: `source` is a directory or file that holds no text, or has no valid weight.
     """
+    sources = parse_sources(source)
+    if len(sources) == 1:
+        return _fingerprint(sources[0].name)
+    return _digest([(_fingerprint(part.name), part.weight) for part in sources])
+
+
+def _fingerprint(source: str) -> str:
     state: list[object]
     if source == BUILTIN:
         state = [BUILTIN, platform.python_version(), version("scikit-learn")]
@@ -73,7 +88,11 @@ def corpus_fingerprint(source: str | Path) -> str:
             for path, stat in files
         ]
     else:
-        state = [str(source)]
+        state = [source]
+    return _digest(state)
+
+
+def _digest(state: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
@@ -222,9 +241,9 @@ def _as_text(value: object, where: str) -> str:
 
 
 def _no_text_column(where: str | Path, columns: Iterable[object]) -> CorpusError:
-    found = ", ".join(map(str, columns)) or "none at all"
+    present = ", ".join(map(str, columns)) or "none at all"
     return CorpusError(
-        f'{where} has no column "text" (there is: {found}); rename the one that holds the text.'
+        f'{where} has no column "text" (there is: {present}); rename the one that holds the text.'
     )
 
 
@@ -232,53 +251,3 @@ def _reason(error: BaseException) -> str:
     """The first line of what went wrong, to stand inside a sentence."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-_HEADING = re.compile(r"^.*\n[ \t]*([-=*~^\"])\1{2,}[ \t]*$", re.MULTILINE)
-_NOT_PROSE = re.compile(r"^\s*(?:>>>|\.\.\.|\.\. )|^\s*[\w*][\w*, ]* : |::=|::$")
-_SENTENCE_END = re.compile(r"[.!?:][\"')`*]*$")
-
-
-def _builtin_documents() -> Iterator[str]:
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
-        raise CorpusError(
-            "This Python has no pydoc_data, so there is no built-in text; name a corpus of your "
-            "own with --calibration or --corpus."
-        ) from None
-    # Several topics share one text.
-    for text in dict.fromkeys([*topics.values(), *_sklearn_docstrings()]):
-        document = _prose(text)
-        if len(document) >= _SHORTEST_BUILTIN:
-            yield document
-
-
-def _sklearn_docstrings() -> Iterator[str]:
-    """Docstrings of the functions and classes in sklearn's public modules."""
-    import sklearn
-
-    for module in sorted(sklearn.__all__):
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                namespace = importlib.import_module(f"sklearn.{module}")
-        except ImportError:  # a function of sklearn itself, not a module
-            continue
-        for name in sorted(getattr(namespace, "__all__", ())):
-            # vars, not getattr: experimental names raise until they are enabled.
-            entry = vars(namespace).get(name)
-            if inspect.isclass(entry) or inspect.isfunction(entry):
-                yield inspect.getdoc(entry) or ""
-
-
-def _prose(text: str) -> str:
-    """The paragraphs of a manual's text that are whole sentences, one a line."""
-    paragraphs = []
-    for block in re.split(r"\n\s*\n", _HEADING.sub("\n", text)):
-        lines = [line for line in block.splitlines() if not _NOT_PROSE.search(line)]
-        paragraph = " ".join(" ".join(lines).split())
-        letters = sum(character.isalpha() or character == " " for character in paragraph)
-        in_words = len(paragraph.split()) >= 6 and letters >= 0.85 * len(paragraph)
-        if in_words and _SENTENCE_END.search(paragraph):
-            paragraphs.append(paragraph)
-    return "\n".join(paragraphs)

@@ -1,4 +1,4 @@
-"""The token sequences of a corpus as a data set, made once and cached on disk."""
+"""The token sequences of a corpus as a data set, tokenised once and cached on disk."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
         kind = [type(tokenizer).__name__, str(tokenizer.init_kwargs)]
         return json.dumps([*kind, tokenizer.get_vocab()], sort_keys=True)
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    # What the last call happened to leave; it does not matter to ours.
+    # Settings that the last call left behind; they do not change the sequences made here.
     state["truncation"] = state["padding"] = None
     return json.dumps(state, sort_keys=True)

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from bipft_compress.errors import CorpusError
-from bipft_compress.text import corpus
+from bipft_compress.text import builtin, corpus
 from bipft_compress.text.corpus import BUILTIN, corpus_fingerprint, read_documents
 
 
@@ -276,7 +276,7 @@ n_jobs : int, default=None
 >>> print("a line of code that is long enough to keep")
 a line of code that is long enough to keep
 """
-    assert corpus._prose(manual) == (
+    assert builtin._prose(manual) == (
         "In the context of Boolean operations, these values are interpreted as false.\n"
         "The number of jobs to run in parallel for this."
     )
