@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "bipft_compress"
 ORDER = (
     "errors", "files", "device", "provenance", "spec", "nn", "families", "loading", "recipe",
     "structure",
-    "text", "storage", "fitting", "runtime", "checkpoint", "tasks", "training", "counting", "allocation",
+    "text", "storage", "fitting", "runtime", "checkpoint", "tasks", "training", "counting",
+    "allocation",
     "reporting", "benchmarking", "jobs", "cli", "demo",
 )  # fmt: skip
 """Each may import those before it, and none of those behind."""

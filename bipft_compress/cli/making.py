@@ -22,6 +22,8 @@ from bipft_compress.cli.options import (
     RankOption,
     RecipeOption,
     SeedOption,
+    TargetMemoryOption,
+    TargetOperationsOption,
     TeacherOption,
 )
 from bipft_compress.cli.shell import app, console, say, set_up
@@ -33,6 +35,8 @@ def compress(
     out: OutOption,
     recipe: RecipeOption = "default",
     calibration: CorpusOption = "builtin",
+    target_operations: TargetOperationsOption = None,
+    target_memory: TargetMemoryOption = None,
     rank: RankOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -42,18 +46,23 @@ def compress(
     """Make a checkpoint binary, its start fitted to the full-precision errors.
 
     Calibrate on text like that the model will see: a minute of it decides most of the quality.
+    With a target, bits are chosen module by module, so that what fits into it keeps most.
 
     Example: `bipft-compress compress bert-base-uncased --recipe default --calibration wiki.txt
     --out bert-binary`
     """
     from bipft_compress import jobs
+    from bipft_compress.allocation import Targets
     from bipft_compress.recipe import Recipe
 
     shown = set_up(quiet)
     chosen = Recipe.load(recipe).with_rank(rank)
+    targets = None
+    if target_operations is not None or target_memory is not None:
+        targets = Targets(target_operations, target_memory)
     record = jobs.compress_checkpoint(
-        checkpoint, chosen, out, calibration=calibration, seed=seed, device=device,
-        overwrite=overwrite, console=shown,
+        checkpoint, chosen, out, calibration=calibration, targets=targets, seed=seed,
+        device=device, overwrite=overwrite, console=shown,
     )  # fmt: skip
     console.print(_decisions_table(record.decisions))
     console.print(_errors_line(record.layer_errors))

@@ -30,6 +30,18 @@ CorpusOption = Annotated[
 RankOption = Annotated[
     int | None, typer.Option(help="Rank of every estimator, instead of the recipe's.", min=0)
 ]
+TargetOperationsOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Choose the bits of every module for so many times fewer operations.", metavar="TIMES"
+    ),
+]
+TargetMemoryOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Choose the bits of every module for a file so many times smaller.", metavar="TIMES"
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Log lines only, no progress bar.")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bipft_compress import checkpoint, loading
+from bipft_compress.allocation import Allocator, Targets
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.files import claim_output
@@ -30,12 +31,16 @@ def compress_checkpoint(
     out: str | Path,
     *,
     calibration: str | Path = BUILTIN,
+    targets: Targets | None = None,
     seed: int = 0,
     device: str = AUTO,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Record:
     """`compress` from a checkpoint to a new directory.
+
+    With `targets`, the bits of every module and of the word embeddings are chosen to reach them,
+    instead of the recipe's: see `Allocator`. The record keeps the recipe with what was chosen.
 
     Raises:
         UserError: the checkpoint, the recipe, the text or the output directory is at fault.
@@ -49,6 +54,8 @@ def compress_checkpoint(
                 "calibrating on text that comes with Python: give --calibration with text like "
                 "yours for a better start"
             )
+        if targets is not None:
+            recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
         compressed = _fit(model, tokenizer, recipe, calibration, seed, console)
         path = Path(source)
         record = Record(
@@ -60,6 +67,23 @@ def compress_checkpoint(
         )
         checkpoint.save(target, compressed.model, tokenizer, record, overwrite)
     return record
+
+
+def _choose_bits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    calibration: str | Path,
+    targets: Targets,
+) -> Recipe:
+    logger.info("measuring what the bits of each module are worth")
+    allocation = Allocator(model, tokenizer, recipe, calibration).allocate(targets)
+    logger.info(
+        "chose bits for %.1f times fewer operations and %.1f times less memory",
+        allocation.operations,
+        allocation.memory,
+    )
+    return allocation.recipe
 
 
 def _fit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from bipft_compress.counting.costs import FULL_PRECISION_BITS
 from bipft_compress.counting.memory import ADDED
 from bipft_compress.counting.schema import MEMORY_KINDS, OPERATION_KINDS
@@ -71,6 +73,30 @@ def bits_section(report: Report) -> Section:
         "Operations by bit width",
         ("The exact counts behind the figures above, before any convention.",),
         table=Table(("", "full precision", "compressed"), "lrr", rows),
+    )
+
+
+_OF_BLOCK = re.compile(r".*\.(\d+)\.block\.(.+)")
+
+
+def module_bits_section(report: Report) -> Section:
+    """Bits of weights and activations of every linear layer, one row a layer of the encoder."""
+    rows: dict[str, dict[str, str]] = {}
+    for part in report.operations.parts:
+        found = _OF_BLOCK.fullmatch(part.name)
+        if part.kind == "linear" and found:
+            activations, weights = part.bits.split("x")
+            rows.setdefault(found[1], {})[found[2]] = f"{weights} x {activations}"
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    return Section(
+        "Bits by module",
+        ("Bits of a weight by bits of the activation that it is multiplied with.",),
+        table=Table(
+            ("layer", *columns),
+            "l" + "r" * len(columns),
+            [(number, *(row.get(name, "") for name in columns)) for number, row in rows.items()],
+        ),
+        folded=len({bits for row in rows.values() for bits in row.values()}) == 1,
     )
 
 

@@ -6,6 +6,7 @@ from bipft_compress.reporting import units
 from bipft_compress.reporting.counted import (
     bits_section,
     memory_section,
+    module_bits_section,
     operations_section,
     papers_section,
 )
@@ -94,6 +95,7 @@ def sections(report: Report) -> list[Section]:
     shown += [
         operations_section(report),
         bits_section(report),
+        module_bits_section(report),
         memory_section(report),
         papers_section(report),
     ]
