@@ -173,6 +173,34 @@ class Allocator:
             )
         raise self._refusal(targets, full)
 
+    def ladder(self, count: int) -> list[Targets]:
+        """Targets from the cheapest choice of bits to the finest, in equal ratios.
+
+        Args:
+            count: how many, at least 2.
+        """
+        options = {part.name: part.options for part in self.parts}
+        both = Budget(operations=1.0, bytes=1.0)
+        least, full = self._count(self._with_bits(cheapest(options, both)))
+        finest = {
+            name: min(range(len(of_part)), key=lambda n, of_part=of_part: of_part[n].error)  # type: ignore[misc]
+            for name, of_part in options.items()
+        }
+        most, _ = self._count(self._with_bits(finest))
+
+        def between(low: float, high: float, whole: float, step: int) -> float:
+            # The ends are what was counted: a hair more keeps rounding from refusing them.
+            ratio: float = whole / (low * (high / low) ** (step / (count - 1)))
+            return ratio * (1 - 1e-9)
+
+        return [
+            Targets(
+                between(least.operations, most.operations, full.operations, step),
+                between(least.bytes, most.bytes, full.bytes, step),
+            )
+            for step in range(count)
+        ]
+
     def uniform(self, weights: int, activations: int, embeddings: int) -> Allocation:
         """The same bits everywhere: what an allocation is compared with."""
         chosen = {}

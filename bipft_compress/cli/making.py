@@ -70,6 +70,42 @@ def compress(
 
 
 @app.command()
+def explore(
+    checkpoint: CheckpointArgument,
+    out: OutOption,
+    recipe: RecipeOption = "default",
+    calibration: CorpusOption = "builtin",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Sentence pairs to score each point on: sentence1, sentence2, score."),
+    ] = None,
+    budgets: Annotated[int, typer.Option(help="Points of the curve.", min=2)] = 8,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Draw the curve of a checkpoint: what it keeps at each size, to pick a point by looking.
+
+    Example: `bipft-compress explore bert-base-uncased --calibration wiki.txt --out curve`
+    """
+    from bipft_compress.jobs.explore import explore as job
+    from bipft_compress.recipe import Recipe
+    from bipft_compress.reporting.curve import curve_table
+
+    set_up(True)
+    curve = job(
+        checkpoint, Recipe.load(recipe), out, calibration=calibration, data=data, budgets=budgets,
+        seed=seed, device=device, overwrite=overwrite,
+    )  # fmt: skip
+    shown = curve_table(curve)
+    table = Table(*(Column(name, justify="right") for name in shown.header))
+    for row in shown.rows:
+        table.add_row(*row)
+    console.print(table)
+    say(f"The curve: {(out / 'curve.html').resolve()}")
+
+
+@app.command()
 def pretrain(
     directory: BinaryArgument,
     corpus: CorpusOption,

@@ -132,7 +132,7 @@ def _bytes(tensor: Tensor, storage: Storage) -> int:
     if storage.code == "number":
         return packed(1, numbers, storage.bits)
     columns = tensor.shape[-1]
-    if storage.code == "planes":
+    if storage.code == "signs":
         return packed(numbers // columns * storage.bits, columns, 1)
     return packed(numbers // columns, columns, storage.bits)
 

@@ -30,7 +30,7 @@ MILLIONS_FROM = 1e5
 FULL_COLOUR = "#7b8794"
 COMPRESSED_COLOUR = "#0b6e99"
 _STAGE_COLOURS = ("#9aa5b1", COMPRESSED_COLOUR, "#4ea3c8", "#a5d3e8", "#f0b429", "#cbd2d9")
-_STYLE: Any = {
+STYLE: Any = {
     # Without a fixed salt every drawing would get other ids, and every report other bytes.
     "svg.hashsalt": "bipft-compress",
     "svg.fonttype": "none",
@@ -53,7 +53,7 @@ def draw_figures(report: Report) -> dict[str, str]:
 
     Names: ``operations``, ``memory``, ``profile``, ``errors`` and ``training``.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figures = {"operations": _operations(report), "memory": _memory(report)}
         if report.measured and report.measured.profile:
             figures["profile"] = _profile(report.measured.profile)
@@ -61,10 +61,11 @@ def draw_figures(report: Report) -> dict[str, str]:
             figures["errors"] = _errors(report.layer_errors)
         if len(report.training) > 1:
             figures["training"] = _training(report)
-        return {name: _svg(figure, name) for name, figure in figures.items()}
+        return {name: to_svg(figure, name) for name, figure in figures.items()}
 
 
-def _svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str) -> str:
+    """A figure as text that can stand in a page, its ids made unique by `name`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()

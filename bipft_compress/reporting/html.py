@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from bipft_compress.reporting.figures import draw_figures
+from bipft_compress.reporting.layout import Section, Table
 from bipft_compress.reporting.schema import Report
 from bipft_compress.reporting.sections import headline, sections, title
 
@@ -22,16 +24,33 @@ _ALT = {
 
 def render_html(report: Report) -> str:
     """The whole report; whatever comes from the user is escaped."""
+    return render_page(
+        title(report), headline(report), sections(report), draw_figures(report), _ALT
+    )
+
+
+def render_page(
+    heading: str,
+    first: Table,
+    parts: Sequence[Section],
+    figures: Mapping[str, str],
+    alternatives: Mapping[str, str],
+) -> str:
+    """A page of sections.
+
+    Args:
+        heading: title of the page.
+        first: table of its first screen.
+        parts: sections, in order.
+        figures: name to SVG.
+        alternatives: name to what the figure shows, in words.
+    """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     source = resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8")
     # matplotlib escapes the text in its drawings, so they go in as they are.
-    figures = {name: Markup(svg) for name, svg in draw_figures(report).items()}  # noqa: S704
+    drawn = {name: Markup(svg) for name, svg in figures.items()}  # noqa: S704
     return environment.from_string(source).render(
-        title=title(report),
-        headline=headline(report),
-        sections=sections(report),
-        figures=figures,
-        alt=_ALT,
+        title=heading, headline=first, sections=parts, figures=drawn, alt=alternatives
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bipft_compress.reporting.layout import Section, Table
 from bipft_compress.reporting.schema import Report
 from bipft_compress.reporting.sections import sections, title
@@ -11,8 +13,13 @@ _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[
 
 def render_markdown(report: Report) -> str:
     """The whole report, with tables in GitHub's flavour; names and notes are escaped."""
-    blocks = [f"# {_escape(title(report))}"]
-    for section in sections(report):
+    return render_sections(title(report), sections(report))
+
+
+def render_sections(heading: str, parts: Sequence[Section]) -> str:
+    """A title and sections, without their figures."""
+    blocks = [f"# {_escape(heading)}"]
+    for section in parts:
         blocks += _section(section)
     return "\n\n".join(blocks) + "\n"
 

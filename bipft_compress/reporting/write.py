@@ -11,7 +11,7 @@ from bipft_compress.reporting.schema import Report
 
 
 def write_report(report: Report, out_dir: str | Path) -> list[Path]:
-    """Write ``reporting.json``, ``reporting.md`` and ``reporting.html`` into `out_dir`.
+    """Write ``report.json``, ``report.md`` and ``report.html`` into `out_dir`.
 
     The directory is made where it is missing; files of these names are replaced, each at once, so
     that a reader or a crash never meets half a file.

@@ -14,10 +14,8 @@ from bipft_compress.nn.rounding import row_codes
 from bipft_compress.storage.bits import (
     pack_fields,
     pack_planes,
-    pack_signs,
     unpack_fields,
     unpack_planes,
-    unpack_signs,
 )
 from bipft_compress.storage.plan import Storage
 
@@ -47,7 +45,7 @@ def packed_like(storage: Storage, shape: torch.Size) -> Tensor:
         return torch.empty(shape, dtype=_number_type(storage.bits), device="meta")
     if storage.code == "rows":
         shape = torch.Size((shape[:-1].numel(), shape[-1]))
-    if storage.code == "planes":
+    if storage.code == "signs":
         planes = (storage.bits,) if storage.bits > 1 else ()
         width = -(-shape[-1] // 8)
         return torch.empty((*planes, *shape[:-1], width), dtype=torch.uint8, device="meta")
@@ -90,10 +88,8 @@ def pack_state(state: Mapping[str, Tensor], plan: Mapping[str, Storage]) -> dict
 
 def _encode(tensor: Tensor, storage: Storage, state: Mapping[str, Tensor]) -> Tensor:
     match storage.code:
-        case "planes":
-            return pack_planes(weight_codes(tensor, storage.bits), storage.bits)
         case "signs":
-            return pack_signs(tensor)
+            return pack_planes(weight_codes(tensor, storage.bits), storage.bits)
         case "rows":
             scale = state[storage.scale].detach().cpu()
             codes = row_codes(tensor.flatten(0, -2), scale, storage.bits)
@@ -124,10 +120,8 @@ def _decode(
 ) -> Tensor:
     tensor = packed[storage.name]
     match storage.code:
-        case "planes":
-            return unpack_planes(tensor, storage.bits, shape[-1]) * LATENT_STEP
         case "signs":
-            return unpack_signs(tensor, shape[-1])
+            return unpack_planes(tensor, storage.bits, shape[-1]) * LATENT_STEP
         case "rows":
             scale = packed[plan[storage.scale].name]
             return decode_rows(tensor, scale, storage.bits, shape[-1]).view(shape)

@@ -41,16 +41,15 @@ class Storage:
 
     Attributes:
         name: of the packed tensor; the tensor's own, but for latent and parametrized weights.
-        code: ``planes`` (planes of signs, of latent weights of a linear layer), ``signs`` (one
-            bit, set where not negative), ``rows`` (the integers of a `RowRounding`), ``flags``
-            (booleans, one bit), ``bytes`` (as it is), or ``number``.
+        code: ``signs`` (codes of latent weights: planes of signs), ``rows`` (the integers of a
+            `RowRounding`), ``flags`` (booleans, one bit), ``bytes`` (as it is), or ``number``.
         bits: of a stored number.
         scale: ``rows``: which tensor of the state holds the step of each row.
         wider: ``number`` of 16 bits: what in the recipe would give it 32.
     """
 
     name: str
-    code: Literal["planes", "signs", "rows", "flags", "bytes", "number"]
+    code: Literal["signs", "rows", "flags", "bytes", "number"]
     bits: int
     scale: str = ""
     wider: str = ""
@@ -84,12 +83,12 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _storage(path: str, name: str, module: nn.Module, encoder: Encoder, recipe: Recipe) -> Storage:
     full = f"{path}.{name}".lstrip(".")
     if isinstance(module, BinaryLinear) and name == "weight":
-        return Storage(full, "planes", module.weight_bits)
+        return Storage(full, "signs", module.weight_bits)
     if isinstance(module, BinaryAttention) and name in ("position_key", "position_query"):
         return Storage(full, "signs", 1)
     if isinstance(module, SignEmbedding):
         if name == "latent":
-            return Storage(f"{path}.weight", "planes", module.bits)
+            return Storage(f"{path}.weight", "signs", module.bits)
         return Storage(full, "number", 16, wider="embeddings.code to full")
     if isinstance(module, FrequencyAwareEmbedding):
         return {

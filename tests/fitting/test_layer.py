@@ -90,13 +90,13 @@ def test_examples_of_all_lengths_are_visited():
 
 def test_weights_of_zero_keep_a_sign():
     layer = SimpleNamespace(
-        shift=torch.zeros(2), activation_scale=torch.zeros(()), weight=torch.zeros(1, 2),
+        weight_bits=1, activation_scale=torch.tensor(2.0), weight=torch.zeros(1, 2),
         weight_scale=torch.zeros(1), bias=torch.zeros(1), estimator=None,
     )  # fmt: skip
     fit = SimpleNamespace(
-        signs=torch.tensor([[1.0, -1.0]]), scale=torch.tensor([3.0]), bias=torch.tensor([0.5])
+        codes=torch.tensor([[1.0, -1.0]]), scale=torch.tensor([3.0]), bias=torch.tensor([0.5])
     )
-    module._fill(layer, fit, torch.zeros(1, 2), torch.ones(2), torch.tensor(2.0))
+    module._fill(layer, fit, torch.zeros(1, 2))
     assert layer.weight.sign().tolist() == [[1.0, -1.0]]
     assert layer.weight_scale.tolist() == [1.5]
     assert layer.bias.tolist() == [0.5]

@@ -11,7 +11,7 @@ import torch
 from bipft_compress.fitting import moments as module
 from bipft_compress.fitting.moments import Covariances, LinearMoments
 from bipft_compress.fitting.regression import (
-    descend_signs,
+    descend_codes,
     fit_by_magnitude,
     fit_linear,
     least_squares_scale,
@@ -151,7 +151,7 @@ def test_sign_descent_ends_where_no_flip_helps(width, negative):
     error = _row_error(signs, scale, m.yb, m.bb)
     start = error
     for sweeps in (1, 2, 3, 50):
-        descended = descend_signs(signs, scale, m.yb, m.bb, sweeps)
+        descended = descend_codes(signs, scale, m.yb, m.bb, sweeps)
         lower = _row_error(descended, scale, m.yb, m.bb)
         assert (lower <= error + 1e-9).all()
         error = lower
@@ -169,7 +169,7 @@ def test_sign_descent_is_near_the_best_of_all_signs():
     m = _moments(x, b, y)
     signs = torch.where(weight >= 0, 1.0, -1.0).double()
     scale = least_squares_scale(signs, m.yb, m.bb)
-    descended = descend_signs(signs, scale, m.yb, m.bb, 50)
+    descended = descend_codes(signs, scale, m.yb, m.bb, 50)
     every = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=8))).double()
     best = torch.stack([_row_error(every, scale[r], m.yb[r], m.bb).amin() for r in range(12)])
     ours = _row_error(descended, scale, m.yb, m.bb)
@@ -178,7 +178,7 @@ def test_sign_descent_is_near_the_best_of_all_signs():
 
 
 def _direct_error(fit, x, b, y) -> float:
-    prediction = fit.scale * (b @ fit.signs.T) + x @ fit.down.T @ fit.up.T + fit.bias
+    prediction = fit.scale * (b @ fit.codes.T) + x @ fit.down.T @ fit.up.T + fit.bias
     return float((y - prediction).square().sum() / (y - y.mean(0)).square().sum())
 
 
@@ -190,7 +190,7 @@ def test_reported_error_is_the_error_on_the_data(rank, sweeps):
     assert fit.error == pytest.approx(_direct_error(fit, x, b, y), rel=1e-9)
     assert 0 < fit.error < 1
     # The bias takes the mean of what is left.
-    prediction = fit.scale * (b @ fit.signs.T) + x @ fit.down.T @ fit.up.T + fit.bias
+    prediction = fit.scale * (b @ fit.codes.T) + x @ fit.down.T @ fit.up.T + fit.bias
     torch.testing.assert_close(prediction.mean(0), y.mean(0))
 
 
@@ -215,8 +215,8 @@ def test_signs_start_from_the_weights():
     x, b, y, weight = _data()
     weight[0, 0], weight[1, 1] = 0.0, -0.0
     fit = _fit(weight, _moments(x, b, y), rank=0, refits=2, sweeps=0, damping=1e-3)
-    assert torch.equal(fit.signs, torch.where(weight >= 0, 1.0, -1.0).double())
-    assert fit.signs[0, 0] == fit.signs[1, 1] == 1
+    assert torch.equal(fit.codes, torch.where(weight >= 0, 1.0, -1.0).double())
+    assert fit.codes[0, 0] == fit.codes[1, 1] == 1
 
 
 def test_moments_in_pieces_are_those_at_once(monkeypatch):
@@ -240,7 +240,7 @@ def test_layers_that_share_an_input_fit_as_if_alone():
     options = {"rank": 2, "refits": 2, "sweeps": 1, "damping": 1e-3}
     part = _fit(weight[3:], shared.outputs(slice(3, 7)), **options)
     alone = _fit(weight[3:], _moments(x, b, y[:, 3:]), **options)
-    assert torch.equal(part.signs, alone.signs)
+    assert torch.equal(part.codes, alone.codes)
     torch.testing.assert_close(part.scale, alone.scale)
     torch.testing.assert_close(part.up @ part.down, alone.up @ alone.down)
     assert part.error == pytest.approx(alone.error)
@@ -282,7 +282,7 @@ def test_a_start_by_magnitude_is_the_papers():
     bias = torch.arange(len(weight)).float()
     fit = fit_by_magnitude(weight, bias, rank=2, activation_scale=0.5, method="zero")
     torch.testing.assert_close(fit.scale, 0.5 * weight.abs().mean(1).double())
-    assert torch.equal(fit.signs, torch.where(weight >= 0, 1.0, -1.0).double())
+    assert torch.equal(fit.codes, torch.where(weight >= 0, 1.0, -1.0).double())
     assert torch.equal(fit.bias, bias)
     assert not (fit.up @ fit.down).any()
 
@@ -305,6 +305,6 @@ def test_without_an_estimator_the_moments_of_inputs_do_not_matter(refits):
     assert not lean.centred().xx.any()
     options = {"rank": 0, "refits": refits, "sweeps": 1, "damping": 1e-3}
     fits = [_fit(weight, m, **options) for m in (_moments(x, b, y), lean.centred())]
-    for name in ("signs", "scale", "bias"):
+    for name in ("codes", "scale", "bias"):
         assert torch.equal(getattr(fits[0], name), getattr(fits[1], name))
     assert fits[0].error == pytest.approx(fits[1].error)

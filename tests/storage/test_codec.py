@@ -20,6 +20,7 @@ RECIPES = {
     "default": {},
     "everything": EVERYTHING,
     "sign": {"embeddings": {"code": "sign"}},
+    "planes": {"embeddings": {"code": "sign", "bits": 3}, "weights": {"bits": 4}},
     "full": {"embeddings": {"code": "full"}, "kept": {"position_embeddings": 16, "pooler": 32}},
     "wide": {
         "kept": {"vectors": 32, "position_embeddings": 8, "pooler": 16},

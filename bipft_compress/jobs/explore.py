@@ -1,0 +1,141 @@
+"""The curve of a checkpoint: what each budget keeps, from the cheapest bits to the finest."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bipft_compress import loading
+from bipft_compress.allocation import Allocation, Allocator, Targets
+from bipft_compress.device import AUTO, choose_device
+from bipft_compress.errors import UserError
+from bipft_compress.files import claim_output, write_atomically
+from bipft_compress.fitting.compress import compress
+from bipft_compress.provenance import provenance
+from bipft_compress.recipe import Recipe
+from bipft_compress.reporting.curve import (
+    Curve,
+    CurvePoint,
+    render_curve_html,
+    render_curve_markdown,
+)
+from bipft_compress.tasks.sts import SentencePairs, likeness, spearman
+from bipft_compress.text.corpus import BUILTIN, read_documents
+from bipft_compress.text.sequences import split_sentences
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger("bipft_compress")
+
+EXPLORED_TOKENS = 8192
+"""Calibration tokens of a point: they show the curve's shape."""
+
+COMPARED_SENTENCES = 400
+"""Sentences whose embeddings are compared with the original's."""
+
+
+def explore(
+    source: str | Path,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    calibration: str | Path = BUILTIN,
+    data: str | Path | None = None,
+    budgets: int = 8,
+    seed: int = 0,
+    device: str = AUTO,
+    overwrite: bool = False,
+) -> Curve:
+    """Measure a checkpoint once, then compress it for each of several budgets.
+
+    Every point starts from closed forms on `EXPLORED_TOKENS` tokens, without gradient descent or
+    training. Writes ``curve.json``, ``curve.md`` and ``curve.html``.
+
+    Args:
+        source: full-precision checkpoint: directory or hub name.
+        recipe: everything but bits.
+        out: new directory.
+        calibration: text like that the model will see.
+        data: sentence pairs to score each point on: see `SentencePairs.read`; None for none.
+        budgets: how many points, at least 2.
+        seed: of everything random.
+        device: see `choose_device`.
+        overwrite: replace what is in `out`.
+
+    Raises:
+        UserError: the checkpoint, the recipe, the text, the data or the output is at fault.
+    """
+    if budgets < 2:
+        raise UserError(f"--budgets {budgets} is not valid: a curve has 2 points or more.")
+    pairs = None if data is None else SentencePairs.read(data)
+    with claim_output(out, overwrite, [source, calibration, data]) as target:
+        model, tokenizer = loading.load_pretrained(source)
+        model.to(choose_device(device))  # type: ignore[arg-type]
+        sketch = recipe.model_copy(
+            update={
+                "initialisation": recipe.initialisation.model_copy(
+                    update={"calibration_tokens": EXPLORED_TOKENS, "layer_epochs": 0}
+                )
+            }
+        )
+        logger.info("measuring what the bits of each module are worth")
+        allocator = Allocator(model, tokenizer, sketch, calibration)
+        sentences = _sentences(calibration)
+        points = []
+        for number, targets in enumerate(allocator.ladder(budgets)):
+            allocation = allocator.allocate(targets)
+            student = compress(model, tokenizer, allocation.recipe, calibration, seed=seed)
+            points.append(
+                CurvePoint(
+                    operations=allocation.operations,
+                    memory=allocation.memory,
+                    error=student.layer_errors[-1],
+                    likeness=likeness(student.model, model, tokenizer, sentences).cosine,
+                    score=None if pairs is None else spearman(student.model, tokenizer, pairs),
+                    command=_command(source, calibration, targets),
+                )
+            )
+            logger.info("%d of %d: %s", number + 1, budgets, _summary(allocation, points[-1]))
+        curve = Curve(
+            checkpoint="/".join(Path(source).parts[-2:]),
+            score=None if pairs is None else spearman(model, tokenizer, pairs),
+            points=points,
+            provenance=provenance({}, "explore", seed=seed, calibration=str(calibration)),
+        )
+        texts = {
+            "curve.json": curve.model_dump_json(indent=2) + "\n",
+            "curve.md": render_curve_markdown(curve),
+            "curve.html": render_curve_html(curve),
+        }
+        for name, text in texts.items():
+            write_atomically(target / name, text)
+    return curve
+
+
+def _sentences(calibration: str | Path) -> list[str]:
+    """The first sentences of a text."""
+    sentences: list[str] = []
+    for document in read_documents(calibration):
+        sentences += split_sentences(document)
+        if len(sentences) >= COMPARED_SENTENCES:
+            break
+    return sentences[:COMPARED_SENTENCES]
+
+
+def _command(source: str | Path, calibration: str | Path, targets: Targets) -> str:
+    text = "" if calibration == BUILTIN else f" --calibration {calibration}"
+    # Rounded down, so that the command asks for no more than was reached.
+    return (
+        f"bipft-compress compress {source}{text} --target-operations "
+        f"{int(10 * (targets.operations or 0)) / 10} --target-memory "
+        f"{int(10 * (targets.memory or 0)) / 10} --out DIR"
+    )
+
+
+def _summary(allocation: Allocation, point: CurvePoint) -> str:
+    return (
+        f"{allocation.operations:.1f} times fewer operations, {allocation.memory:.1f} times "
+        f"smaller, error {point.error:.3f}, likeness {point.likeness:.3f}"
+    )

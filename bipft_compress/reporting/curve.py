@@ -1,0 +1,108 @@
+"""The curve of a checkpoint as a page: what each budget keeps."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from bipft_compress.reporting import units
+from bipft_compress.reporting.html import render_page
+from bipft_compress.reporting.layout import Row, Section, Table
+from bipft_compress.reporting.markdown import render_sections
+
+LIKENESS = "likeness"
+SCORE = "STS"
+
+
+class CurvePoint(BaseModel):
+    """One budget: what it saves, and what its start keeps.
+
+    Attributes:
+        operations: times fewer.
+        memory: times fewer bytes of the packed file.
+        error: normalised squared error of the last hidden states, on the calibration text.
+        likeness: mean cosine of sentence embeddings with the original's.
+        score: Spearman's correlation on the sentence pairs that were given; None without.
+        command: that makes this point.
+    """
+
+    operations: float
+    memory: float
+    error: float
+    likeness: float
+    score: float | None
+    command: str
+
+
+class Curve(BaseModel):
+    """Every point of a checkpoint, and the original.
+
+    Attributes:
+        checkpoint: name of the original.
+        score: of the original; None where no pairs were given.
+        points: from the cheapest bits to the finest.
+        provenance: command, versions, seed.
+    """
+
+    checkpoint: str
+    score: float | None
+    points: list[CurvePoint]
+    provenance: dict[str, object]
+
+
+def curve_title(curve: Curve) -> str:
+    """What the page is about."""
+    return f"What each budget keeps: {curve.checkpoint}"
+
+
+def curve_table(curve: Curve) -> Table:
+    """All points in numbers."""
+    header: Row = ("fewer operations", "smaller", "error", LIKENESS)
+    rows: list[Row] = []
+    for point in curve.points:
+        row: Row = (
+            units.ratio(point.operations),
+            units.ratio(point.memory),
+            f"{point.error:.3f}",
+            f"{point.likeness:.3f}",
+        )
+        rows.append(row if point.score is None else (*row, f"{point.score:.4f}"))
+    if curve.score is not None:
+        header = (*header, SCORE)
+        rows.append(("original", "", "0", "1", f"{curve.score:.4f}"))
+    return Table(header, "r" * len(header), rows)
+
+
+def curve_sections(curve: Curve) -> list[Section]:
+    """The picture, the numbers behind it, and how each point is made."""
+    return [
+        Section(
+            "The curve",
+            (
+                "Bits of weights, activations and word embeddings are chosen module by module for "
+                "each budget. These are starts from closed forms on little text: compress fits "
+                "with more, and training adds to that.",
+            ),
+            figure="curve",
+        ),
+        Section("In numbers", table=curve_table(curve)),
+        Section("How to make a point", verbatim="\n".join(point.command for point in curve.points)),
+    ]
+
+
+def render_curve_markdown(curve: Curve) -> str:
+    """The curve in Markdown, without its picture."""
+    return render_sections(curve_title(curve), curve_sections(curve))
+
+
+def render_curve_html(curve: Curve) -> str:
+    """The curve as one HTML file that needs nothing outside itself."""
+    # Drawing needs matplotlib, which is slow to import.
+    from bipft_compress.reporting.curve_figure import draw_curve
+
+    return render_page(
+        curve_title(curve),
+        curve_table(curve),
+        curve_sections(curve),
+        {"curve": draw_curve(curve)},
+        {"curve": "Quality of each budget against how many times smaller it is"},
+    )

@@ -1,0 +1,73 @@
+"""Greedy choice: within the budget, never worse than uniform, and exact where steps are equal."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from bipft_compress.allocation.choose import Budget, Cost, Option, choose
+
+FIXED = Cost(100.0, 50.0)
+
+
+def _random_parts(seed: int, parts: int = 4) -> dict[str, list[Option]]:
+    """More bits cost more and leave less."""
+    generator = random.Random(seed)
+    options = {}
+    for part in range(parts):
+        size, error = generator.uniform(1, 9), generator.uniform(1, 9)
+        options[f"part {part}"] = [
+            Option(error / 4**bits, Cost(size * bits * activations, size * bits))
+            for bits in (1, 2, 3)
+            for activations in (1, 2)
+        ]
+    return options
+
+
+def _total(options, chosen) -> tuple[float, Cost]:
+    cost, error = FIXED, 0.0
+    for part, number in chosen.items():
+        cost += options[part][number].cost
+        error += options[part][number].error
+    return error, cost
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("bytes_", [None, 90.0])
+@pytest.mark.parametrize("operations", [None, 150.0])
+def test_stays_within_the_budget_and_close_to_the_best(seed, operations, bytes_):
+    options, budget = _random_parts(seed), Budget(operations, bytes_)
+    chosen = choose(options, FIXED, budget)
+    every = itertools.product(*(range(len(of_part)) for of_part in options.values()))
+    fitting = [
+        error
+        for numbers in every
+        for error, cost in [_total(options, dict(zip(options, numbers, strict=True)))]
+        if budget.allows(cost)
+    ]
+    if not fitting:
+        assert chosen is None
+        return
+    assert chosen is not None
+    error, cost = _total(options, chosen)
+    assert budget.allows(cost)
+    assert error <= 1.5 * min(fitting) + 1e-9
+    if operations is None and bytes_ is None:
+        assert error == pytest.approx(min(fitting))
+
+
+def test_nothing_fits():
+    options = {"part": [Option(1.0, Cost(10.0, 10.0))]}
+    assert choose(options, FIXED, Budget(109.0, None)) is None
+    assert choose(options, FIXED, Budget(110.0, None)) == {"part": 0}
+
+
+def test_what_removes_most_for_its_cost_comes_first():
+    options = {
+        "large": [Option(4.0, Cost(0.0, 10.0)), Option(1.0, Cost(0.0, 40.0))],
+        "small": [Option(2.0, Cost(0.0, 1.0)), Option(1.0, Cost(0.0, 2.0))],
+    }
+    assert choose(options, FIXED, Budget(None, 62.0)) == {"large": 0, "small": 1}
+    assert choose(options, FIXED, Budget(None, 92.0)) == {"large": 1, "small": 1}
