@@ -8,24 +8,16 @@ only, so it is sharp, and a step costs a fraction of one through the whole model
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bipft_compress.fitting.layerwise import Call
-from bipft_compress.nn import BinaryLinear
+from bipft_compress.fitting.rates import relative_rates
 from bipft_compress.recipe import Initialisation
 
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises; it then falls to zero."""
-
-
-FITTED_RATE = 2.0
-"""Learning rate of a fitted number over that of latent weights, for each unit of its size."""
-
-SMALLEST = 1e-3
-"""Size that a tensor counts as, at least."""
 
 
 def reconstruct_layer(
@@ -38,7 +30,7 @@ def reconstruct_layer(
         examples: calls of it, and the hidden states that the teacher has after them.
         choices: the recipe's `initialisation` section.
     """
-    groups = _groups(layer, choices.layer_learning_rate)
+    groups = relative_rates(layer, choices.layer_learning_rate)
     parameters = [parameter for group in groups for parameter in group["params"]]
     # No decay: scales and estimators are fitted numbers, and of a latent weight the code counts.
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
@@ -59,26 +51,6 @@ def reconstruct_layer(
             optimizer.step()
             scheduler.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-def _groups(layer: nn.Module, rate: float) -> list[dict[str, Any]]:
-    """Parameters of a layer with their learning rates.
-
-    A step of Adam is about as large as the learning rate, whatever the gradient. Latent weights
-    are all of one size. Scales, biases and estimators are not: those of 8-bit codes are a hundredth
-    of those of signs, and one step of the same size would undo what was fitted.
-    """
-    latent = {
-        module.weight
-        for module in layer.modules()
-        if isinstance(module, BinaryLinear) and module.weight.requires_grad
-    }
-    groups: list[dict[str, Any]] = [{"params": list(latent), "lr": rate}]
-    for parameter in layer.parameters():
-        if parameter.requires_grad and parameter not in latent:
-            size = float(parameter.detach().square().mean().sqrt())
-            groups.append({"params": [parameter], "lr": rate * max(size, SMALLEST) * FITTED_RATE})
-    return groups
 
 
 def _variance(targets: Sequence[Tensor]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -66,6 +66,11 @@ class Recipe(Section):
         (),
         description="Precisions that pretraining goes on to after that of `activations`, each "
         "taught by the student before it (BiT).",
+    )
+    learning_rates: Literal["relative", "uniform"] = Field(
+        "relative",
+        description="Of pretraining: relative to the size of each tensor, training's for latent "
+        "weights; or training's for all, as in the papers.",
     )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
