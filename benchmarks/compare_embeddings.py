@@ -166,7 +166,9 @@ def packed(directory: Path) -> System:
     """An artefact of this package."""
     model, tokenizer, record = checkpoint.load(directory)
     tokens = record.training[-1]["tokens"] if record.training else 0
+    commit = record.provenance.get("pack", {}).get("git_commit") or "unknown"
     note = f"trained on {tokens:,} tokens" if tokens else "not trained"
+    note += f", packed at commit {commit[:7]}"
     return System(_weight_bytes(directory), embedder(model, tokenizer), note)
 
 
