@@ -9,7 +9,7 @@ is not installed is left out, and the table says so: ``pip install 'bipft-compre
 for ONNX Runtime, ``pip install --no-deps wordllama==0.4.0.post1`` for WordLlama; model2vec gets an
 environment of its own below --work. Table and figures are written after each row, and rows that are
 in --out are not measured again: a run that is stopped goes on where it was, and several may run at
-once if their ``--rows`` differ.
+once if their ``--rows`` differ. ``--rows`` without a word writes the table of what is there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -166,7 +166,9 @@ def packed(directory: Path) -> System:
     """An artefact of this package."""
     model, tokenizer, record = checkpoint.load(directory)
     tokens = record.training[-1]["tokens"] if record.training else 0
+    commit = record.provenance.get("pack", {}).get("git_commit") or "unknown"
     note = f"trained on {tokens:,} tokens" if tokens else "not trained"
+    note += f", packed at commit {commit[:7]}"
     return System(_weight_bytes(directory), embedder(model, tokenizer), note)
 
 
@@ -217,24 +219,27 @@ def main() -> None:
         "texts": arguments.texts,
     }
     systems = comparison.systems()
+    missing: dict[str, str] = {}
+
+    def write(measured: dict[str, dict[str, Any]]) -> None:
+        rows = read_rows(arguments.out) | measured
+        ordered = {name: rows[name] for name in systems if name in rows}
+        write_comparison(ordered | rows, missing, provenance, arguments.out)
+
     for name, load in systems.items():
         if name in read_rows(arguments.out) or not any(word in name for word in arguments.rows):
             continue
         try:
             system = load()
         except (UserError, ImportError) as error:
-            row = {"missing": first_line(error)}
-        else:
-            scores: dict[str, float] = {}
-            for task in tasks:
-                scores |= task.measure(system.embed)
-            row = {
-                "note": system.note, "bytes": system.size, "scores": scores, "commit": git_commit()
-            }  # fmt: skip
+            missing[name] = first_line(error)
+            continue
+        row = {"note": system.note, "bytes": system.size, "scores": {}, "commit": git_commit()}
+        for task in tasks:
+            row["scores"] |= task.measure(system.embed)
         console.print(name, row)
-        rows = read_rows(arguments.out) | {name: row}
-        ordered = {key: rows[key] for key in systems if key in rows}
-        write_comparison(ordered | rows, provenance, arguments.out)
+        write({name: row})
+    write({})
 
 
 if __name__ == "__main__":

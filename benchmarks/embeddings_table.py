@@ -38,8 +38,7 @@ def _heading(measure: str) -> str:
 
 def comparison_table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown: a row for each system, a column for each measure."""
-    measured = {name: row for name, row in rows.items() if "scores" in row}
-    measures = list(next(iter(measured.values()))["scores"]) if measured else []
+    measures = list(next(iter(rows.values()))["scores"]) if rows else []
     cells = [
         (
             name,
@@ -47,34 +46,38 @@ def comparison_table(rows: dict[str, dict[str, Any]]) -> str:
             f"{row['bytes'] / 1e6:.2f} MB",
             *(f"{100 * row['scores'][measure]:.1f}" for measure in measures),
         )
-        for name, row in measured.items()
+        for name, row in rows.items()
     ]
     header = ("", "", "weights", *map(_heading, measures))
     return markdown_table(Table(header, "ll" + "r" * (len(header) - 2), cells))
 
 
 def read_rows(out: Path) -> dict[str, dict[str, Any]]:
-    """Rows that are in `out`, but for those that could not be measured."""
+    """Name of each row in `out` to its note, bytes, scores and commit."""
     path = out / FIGURES
-    rows = json.loads(path.read_text())["rows"] if path.is_file() else {}
-    return {name: row for name, row in rows.items() if "scores" in row}
+    return dict(json.loads(path.read_text())["rows"]) if path.is_file() else {}
 
 
 def write_comparison(
-    rows: dict[str, dict[str, Any]], provenance: dict[str, Any], out: Path
+    rows: dict[str, dict[str, Any]],
+    missing: dict[str, str],
+    provenance: dict[str, Any],
+    out: Path,
 ) -> None:
-    """Write ``embeddings.json`` and ``README.md`` into `out`."""
+    """Write the figures as JSON and ``README.md`` into `out`.
+
+    Args:
+        rows: see `read_rows`; in the order shown.
+        missing: name of what could not be measured to the reason.
+        provenance: command, machine, seed, and texts of the control.
+        out: a directory.
+    """
     values = {"provenance": provenance, "rows": rows}
     (out / FIGURES).write_text(json.dumps(values, indent=2) + "\n")
-    missing = [
-        f"\nNot measured: {name} ({row['missing']})"
-        for name, row in rows.items()
-        if "missing" in row
-    ]
     text = TEXT.format(
         table=comparison_table(rows),
-        missing="\n".join([*missing, ""]),
-        commits=", ".join(sorted({row["commit"] for row in rows.values() if "commit" in row})),
+        missing="".join(f"\nNot measured: {name} ({why})\n" for name, why in missing.items()),
+        commits=", ".join(sorted({row["commit"] for row in rows.values()})),
         **provenance,
     )
     (out / "README.md").write_text(text)

@@ -63,7 +63,7 @@ class Original:
         path = self.folder / "model.onnx"
         free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
         torch.onnx.export(
-            _FirstOutput(self.model),
+            _FirstOutput(self.model).eval(),
             (self.ids, self.mask),
             str(path),
             input_names=["input_ids", "attention_mask"],

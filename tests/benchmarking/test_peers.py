@@ -40,6 +40,22 @@ def test_every_installed_peer_computes_what_the_original_does(original):
         assert made.file_bytes
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not installed(*ONNX), reason="ONNX Runtime is not installed")
+def test_an_export_for_any_shape(original):
+    original.any_shape = True
+    ids = torch.randint(5, 101, (3, 14))
+    mask = (torch.arange(14) < torch.tensor([[14], [3], [9]])).long()
+    with torch.inference_mode():
+        expected = original.model(ids, mask)[0]
+    arrays = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+    for path, tolerance in ((original.onnx, 1e-3), (peers.onnx_int8(original), 0.3)):
+        output = torch.from_numpy(peers.onnx_session(path, 1).run(None, arrays)[0])
+        torch.testing.assert_close(
+            output[mask.bool()], expected[mask.bool()], atol=tolerance, rtol=tolerance
+        )
+
+
 def test_a_peer_that_fails_is_reported_and_the_others_run(original, monkeypatch):
     def broken(_):
         raise RuntimeError("no such instruction\nand more")
