@@ -81,10 +81,19 @@ def pretrain_model(
         pairs=bool(objective.nsp),
         seed=args.seed,
     )
-    chosen = recipe.model_dump(mode="json", include={"text", "objective", "training"})
+    chosen = recipe.model_dump(
+        mode="json", include={"text", "objective", "learning_rates", "training"}
+    )
     run = {**(identity or {}), **chosen, "steps": args.max_steps}
     return run_training(
-        distillation, args, dataset, collator, run=run, resume=resume, console=console
+        distillation,
+        args,
+        dataset,
+        collator,
+        run=run,
+        relative=recipe.learning_rates == "relative",
+        resume=resume,
+        console=console,
     )
 
 

@@ -45,6 +45,7 @@ def run_training(
     collator: Callable[[list[dict[str, Any]]], Any],
     *,
     run: Mapping[str, Any],
+    relative: bool = False,
     resume: bool = False,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
@@ -59,6 +60,7 @@ def run_training(
         collator: from examples to a batch.
         run: what a resumed training must have in common with the one it goes on from; of JSON.
             The examples and the number of processes are added to it.
+        relative: learning rates are relative to the size of each tensor: see `relative_rates`.
         resume: go on from the newest checkpoint in the arguments' directory; where none was
             complete yet, from the beginning.
         console: for a progress bar.
@@ -91,7 +93,12 @@ def run_training(
     processes.wait_for_everyone()
     progress = TrainingProgress(console or Console(quiet=True))
     trainer = DistillationTrainer(
-        distillation, args=args, train_dataset=dataset, data_collator=collator, callbacks=[progress]
+        distillation,
+        relative=relative,
+        args=args,
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[progress],
     )
     for ready_made in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(ready_made)

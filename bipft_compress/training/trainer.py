@@ -20,6 +20,7 @@ from typing_extensions import override
 from bipft_compress.checkpoint.record import WEIGHTS
 from bipft_compress.errors import TrainingError
 from bipft_compress.files import read_json, sha256, storage_faults, write_atomically
+from bipft_compress.fitting.rates import latent_weights, relative_rates
 from bipft_compress.loading import load_state, state_to_save
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.text.batches import LengthBatchSampler
@@ -72,11 +73,15 @@ class DistillationTrainer(Trainer):
 
     Args:
         distillation: the loss; its student is the model that is trained.
+        relative: learning rates are relative to the size of each tensor: see `relative_rates`.
         **kwargs: as for ``transformers.Trainer``, without ``model``.
     """
 
-    def __init__(self, distillation: Distillation, **kwargs: Any) -> None:
+    def __init__(
+        self, distillation: Distillation, *, relative: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(model=distillation.student, **kwargs)
+        self._relative = relative
         self.distillation = distillation
         teacher: nn.Module | None = distillation.teacher
         if teacher is not None:
@@ -122,6 +127,20 @@ class DistillationTrainer(Trainer):
                 logs[name] = round(float(torch.stack(values).mean()), 6)
             self._terms.clear()
         super().log(logs, start_time)
+
+    @override
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None or not self._relative:
+            return super().create_optimizer(model)
+        student = self.distillation.student
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, student)
+        decayed = set(map(id, latent_weights(student)))
+        groups = relative_rates(student, self.args.learning_rate)
+        for group in groups:
+            is_latent = id(group["params"][0]) in decayed
+            group["weight_decay"] = self.args.weight_decay if is_latent else 0.0
+        self.optimizer = kind(groups, **options)
+        return self.optimizer
 
     @override
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
