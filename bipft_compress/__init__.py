@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bipft_compress.allocation import Allocator, Targets
     from bipft_compress.checkpoint import load
     from bipft_compress.errors import UserError
     from bipft_compress.fitting.compress import Compressed, compress
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 __version__ = version("bipft-compress")
 
 _PUBLIC = {
+    "Allocator": "bipft_compress.allocation:Allocator",
     "ChosenTask": "bipft_compress.tasks.chosen:ChosenTask",
     "Compressed": "bipft_compress.fitting.compress:Compressed",
     "Recipe": "bipft_compress.recipe:Recipe",
+    "Targets": "bipft_compress.allocation:Targets",
     "UserError": "bipft_compress.errors:UserError",
     "build_report": "bipft_compress.reporting:build_report",
     "compress": "bipft_compress.fitting.compress:compress",
@@ -48,9 +51,11 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Allocator",
     "ChosenTask",
     "Compressed",
     "Recipe",
+    "Targets",
     "UserError",
     "build_report",
     "compress",

@@ -16,6 +16,7 @@ from bipft_compress.cli.options import (
     CorpusOption,
     DeviceOption,
     JsonOption,
+    KeepOption,
     OutOption,
     OverwriteOption,
     QuietOption,
@@ -37,6 +38,11 @@ def compress(
     calibration: CorpusOption = "builtin",
     target_operations: TargetOperationsOption = None,
     target_memory: TargetMemoryOption = None,
+    keep: KeepOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="With --keep: sentence pairs, a table of sentence1, sentence2, score."),
+    ] = None,
     rank: RankOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -46,13 +52,15 @@ def compress(
     """Make a checkpoint binary, its start fitted to the full-precision errors.
 
     Calibrate on text like that the model will see: a minute of it decides most of the quality.
-    With a target, bits are chosen module by module, so that what fits into it keeps most.
+    With a target, bits are chosen module by module, so that what fits into it keeps most; with
+    --keep, the cheapest that keep enough.
 
     Example: `bipft-compress compress bert-base-uncased --recipe default --calibration wiki.txt
     --out bert-binary`
     """
     from bipft_compress import jobs
     from bipft_compress.allocation import Targets
+    from bipft_compress.jobs.keep import Keep
     from bipft_compress.recipe import Recipe
 
     shown = set_up(quiet)
@@ -61,8 +69,9 @@ def compress(
     if target_operations is not None or target_memory is not None:
         targets = Targets(target_operations, target_memory)
     record = jobs.compress_checkpoint(
-        checkpoint, chosen, out, calibration=calibration, targets=targets, seed=seed,
-        device=device, overwrite=overwrite, console=shown,
+        checkpoint, chosen, out, calibration=calibration, targets=targets,
+        keep=None if keep is None else Keep(keep, data), seed=seed, device=device,
+        overwrite=overwrite, console=shown,
     )  # fmt: skip
     console.print(_decisions_table(record.decisions))
     console.print(_errors_line(record.layer_errors))

@@ -42,6 +42,14 @@ TargetMemoryOption = Annotated[
         help="Choose the bits of every module for a file so many times smaller.", metavar="TIMES"
     ),
 ]
+KeepOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Choose the cheapest bits that keep this share of the original's quality: of its "
+        "score on --data, or of the likeness of embeddings.",
+        metavar="SHARE",
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Log lines only, no progress bar.")]

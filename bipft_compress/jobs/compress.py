@@ -12,8 +12,10 @@ from bipft_compress import checkpoint, loading
 from bipft_compress.allocation import Allocator, Targets
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.device import AUTO, choose_device
+from bipft_compress.errors import UserError
 from bipft_compress.files import claim_output
 from bipft_compress.fitting.compress import Compressed, compress
+from bipft_compress.jobs.keep import Keep, compress_keeping
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.text.corpus import BUILTIN
@@ -32,6 +34,7 @@ def compress_checkpoint(
     *,
     calibration: str | Path = BUILTIN,
     targets: Targets | None = None,
+    keep: Keep | None = None,
     seed: int = 0,
     device: str = AUTO,
     overwrite: bool = False,
@@ -40,11 +43,14 @@ def compress_checkpoint(
     """`compress` from a checkpoint to a new directory.
 
     With `targets`, the bits of every module and of the word embeddings are chosen to reach them,
-    instead of the recipe's: see `Allocator`. The record keeps the recipe with what was chosen.
+    instead of the recipe's: see `Allocator`. With `keep`, they are the cheapest that keep enough:
+    see `compress_keeping`. The record holds the recipe with what was chosen.
 
     Raises:
         UserError: the checkpoint, the recipe, the text or the output directory is at fault.
     """
+    if keep is not None and targets is not None:
+        raise UserError("Give a target or what to keep, not both: each chooses the bits.")
     with claim_output(out, overwrite, [source, calibration]) as target:
         chosen = choose_device(device)
         model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
@@ -54,9 +60,15 @@ def compress_checkpoint(
                 "calibrating on text that comes with Python: give --calibration with text like "
                 "yours for a better start"
             )
-        if targets is not None:
-            recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
-        compressed = _fit(model, tokenizer, recipe, calibration, seed, console)
+        if keep is not None:
+            allocation, compressed = compress_keeping(
+                model, tokenizer, recipe, calibration, keep, seed=seed
+            )
+            recipe = allocation.recipe
+        else:
+            if targets is not None:
+                recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
+            compressed = _fit(model, tokenizer, recipe, calibration, seed, console)
         path = Path(source)
         record = Record(
             recipe=recipe,

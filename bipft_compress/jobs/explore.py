@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bipft_compress import loading
 from bipft_compress.allocation import Allocation, Allocator, Targets
@@ -12,6 +11,7 @@ from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import UserError
 from bipft_compress.files import claim_output, write_atomically
 from bipft_compress.fitting.compress import compress
+from bipft_compress.jobs.keep import COMPARED_SENTENCES, first_sentences
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting.curve import (
@@ -21,19 +21,12 @@ from bipft_compress.reporting.curve import (
     render_curve_markdown,
 )
 from bipft_compress.tasks.sts import SentencePairs, likeness, spearman
-from bipft_compress.text.corpus import BUILTIN, read_documents
-from bipft_compress.text.sequences import split_sentences
-
-if TYPE_CHECKING:
-    pass
+from bipft_compress.text.corpus import BUILTIN
 
 logger = logging.getLogger("bipft_compress")
 
 EXPLORED_TOKENS = 8192
 """Calibration tokens of a point: they show the curve's shape."""
-
-COMPARED_SENTENCES = 400
-"""Sentences whose embeddings are compared with the original's."""
 
 
 def explore(
@@ -82,7 +75,7 @@ def explore(
         )
         logger.info("measuring what the bits of each module are worth")
         allocator = Allocator(model, tokenizer, sketch, calibration)
-        sentences = _sentences(calibration)
+        sentences = first_sentences(calibration, COMPARED_SENTENCES)
         points = []
         for number, targets in enumerate(allocator.ladder(budgets)):
             allocation = allocator.allocate(targets)
@@ -112,16 +105,6 @@ def explore(
         for name, text in texts.items():
             write_atomically(target / name, text)
     return curve
-
-
-def _sentences(calibration: str | Path) -> list[str]:
-    """The first sentences of a text."""
-    sentences: list[str] = []
-    for document in read_documents(calibration):
-        sentences += split_sentences(document)
-        if len(sentences) >= COMPARED_SENTENCES:
-            break
-    return sentences[:COMPARED_SENTENCES]
 
 
 def _command(source: str | Path, calibration: str | Path, targets: Targets) -> str:
