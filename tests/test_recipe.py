@@ -126,6 +126,35 @@ def test_with_rank():
         recipe.with_rank(-1)
 
 
+def test_patterns_choose_modules():
+    recipe = Recipe.load(
+        {
+            "weights": {"bits": 2},
+            "estimators": {"query": 3},
+            "modules": {
+                r"layer\.1\..*query": {"weights": 4, "rank": 0},
+                "query|value": {"activations": 8, "dynamic_scale": "max"},
+                "core": {"key_values": 4},
+            },
+        }
+    )
+    first = "bert.encoder.layer.0.block.attention"
+    assert recipe.precision(f"{first}.query", "query") == (2, 8, 1, "max", 3)
+    assert recipe.precision(f"{first}.key", "key") == (2, 1, 1, "none", 0)
+    # The first pattern that matches counts, and matches whole names.
+    second = "bert.encoder.layer.1.block.attention"
+    assert recipe.precision(f"{second}.query", "query") == (4, 1, 1, "none", 0)
+    assert recipe.precision(f"{second}.query_norm", "query") == (2, 1, 1, "none", 3)
+    assert recipe.precision(f"{first}.core") == (2, 1, 4, "none", 0)
+    assert recipe.with_rank(1).precision(f"{second}.query", "query").rank == 1
+    assert Recipe.load(recipe.model_dump()) == recipe
+
+
+def test_a_pattern_that_is_none_is_refused():
+    with pytest.raises(RecipeError, match=r"modules.*no regular expression"):
+        Recipe.load({"modules": {"query(": {"weights": 2}}})
+
+
 def test_weights_leave_out_zeros_and_options():
     objective = Recipe.load({"objective": {"mlm": 1, "hidden_states": 0.5}}).objective
     assert objective.weights() == {"mlm": 1.0, "hidden_states": 0.5}

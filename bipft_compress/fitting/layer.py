@@ -176,7 +176,7 @@ class _LayerFit:
                 _weight(original),
                 covariances.outputs(rows),
                 rank=layer.rank,
-                activation_scale=float(layer.activation_scale),
+                activation_scale=float(layer.activation_scale.detach()),
                 choices=self.choices,
                 bits=layer.weight_bits,
             )

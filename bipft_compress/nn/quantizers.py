@@ -6,6 +6,7 @@ XOR+popcount kernel serves them all. No code is ever zero: a zero would not be o
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -37,8 +38,8 @@ def signed_codes(s: Tensor, scale: Tensor | float, bits: int) -> Tensor:
 SMALLEST_STEP = 1e-6
 """The least that a code of 1 may stand for: it is divided by."""
 
-_RATIO = 1.12
-"""Between two scales that are tried."""
+_COARSE, _FINE = 1.25, 1.04
+"""Ratio of two neighbours among the scales that are tried first, and then around the best."""
 
 _LEAST_LARGEST = 0.5
 """The least value of the largest code that is tried, in root mean squares."""
@@ -63,17 +64,21 @@ def best_scale(x: Tensor, bits: int) -> Tensor:
     """
     if bits == 1:
         return x.abs().mean(1, keepdim=True).clamp_min(SMALLEST_STEP)
-    value = x.abs().amax(1, keepdim=True).clamp_min(SMALLEST_STEP)
+    largest = x.abs().amax(1, keepdim=True).clamp_min(SMALLEST_STEP)
     x = x[:, :: -(-x.shape[1] // _SAMPLE)]
-    least = _LEAST_LARGEST * x.square().mean(1, keepdim=True).sqrt()
-    best, error = value, torch.full_like(value, float("inf"))
-    while bool((value >= least).any()) and bool((value > SMALLEST_STEP / 2).any()):
-        scale = value / (2**bits - 1)
-        left = (scale * signed_codes(x, scale, bits) - x).square().sum(1, keepdim=True)
-        better = (left < error) & (value >= least)
-        best, error = torch.where(better, scale, best), torch.where(better, left, error)
-        value = value / _RATIO
-    return best.clamp_min(SMALLEST_STEP)
+    least = (_LEAST_LARGEST * x.square().mean(1, keepdim=True).sqrt()).clamp_min(SMALLEST_STEP)
+    best, error = largest, torch.full_like(largest, float("inf"))
+    steps = math.ceil(math.log(float((largest / least).max()), _COARSE)) + 1
+    around = math.ceil(math.log(_COARSE, _FINE))
+    for ratio, powers in ((_COARSE, range(steps)), (_FINE, range(-around, around + 1))):
+        start = best
+        for power in powers:
+            # What clips nothing comes first, and numbers that are codes are found exactly.
+            value = torch.minimum(start / ratio**power, largest)
+            scale = value / (2**bits - 1)
+            left = (scale * signed_codes(x, scale, bits) - x).square().sum(1, keepdim=True)
+            best, error = torch.where(left < error, value, best), torch.minimum(left, error)
+    return (best / (2**bits - 1)).clamp_min(SMALLEST_STEP)
 
 
 def nearest_codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,19 @@ def test_other_codes_of_the_embeddings(tiny_config):
     assert full.compressed_bytes == full.full_precision_bytes == WORDS * H * 4
 
 
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_planes_of_weights_and_words(tiny_config, bits):
+    counted = memory(
+        tiny_config, weights={"bits": bits}, embeddings={"code": "sign", "bits": bits},
+        modules={"layer.1.block.feed_forward.0.down": {"weights": 1}},
+    )  # fmt: skip
+    first = 4 * H * 5 + F * 5 + H * 7
+    assert counted.by_kind["linear_weights"].compressed_bytes == bits * first + (
+        bits * (first - H * 7) + H * 7
+    )
+    assert counted.by_kind["word_embeddings"].compressed_bytes == WORDS * (bits * 5 + 2)
+
+
 @pytest.mark.parametrize("bits", [4, 8, 16, 32])
 def test_bits_of_what_is_kept(tiny_config, bits):
     counted = memory(tiny_config, kept={"position_embeddings": bits, "pooler": bits, "vectors": 32})

@@ -113,7 +113,7 @@ def test_k_bit_codes_of_a_normal_have_the_error_of_the_best_quantizer(bits, erro
     qkv = torch.randn(3, 64, 1, 40, 16, generator=torch.Generator().manual_seed(0))
     spec = _spec(heads=1, head_dim=16)
     attention = BinaryAttention(spec, bits=bits, key_value_bits=bits)
-    heads = tuple(qkv[:, :2])
+    heads = tuple(qkv)
     fit_attention(attention, FullAttention(spec), [AttentionSample(heads, heads)], damping=1e-3)
     x = qkv[("query", "key", "value").index(name)]
     shift, clip = getattr(attention, f"{name}_shift"), getattr(attention, f"{name}_clip")

@@ -17,6 +17,7 @@ from bipft_compress.fitting.regression import (
     least_squares_scale,
     reduced_rank_regression,
 )
+from bipft_compress.nn.quantizers import nearest_codes
 from bipft_compress.recipe import Initialisation
 
 TINY = 1e-12
@@ -175,6 +176,46 @@ def test_sign_descent_is_near_the_best_of_all_signs():
     ours = _row_error(descended, scale, m.yb, m.bb)
     assert (ours >= best - 1e-9).all()
     assert (ours - best).abs().lt(1e-9).sum() >= 6  # most rows find the optimum here
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_descent_over_several_bits_ends_where_no_code_helps(bits):
+    x, b, y, weight = _data(width=6, out=15)
+    m = _moments(x, b, y)
+    codes = nearest_codes(weight, bits)[0]
+    scale = least_squares_scale(codes, m.yb, m.bb)
+    start = _row_error(codes, scale, m.yb, m.bb)
+    descended = descend_codes(codes, scale, m.yb, m.bb, 50, bits)
+    error = _row_error(descended, scale, m.yb, m.bb)
+    assert (error <= start + 1e-9).all()
+    assert (error < start - 1e-6).any()
+    levels = [float(level) for level in range(-(2**bits - 1), 2**bits, 2)]
+    assert set(descended.unique().tolist()) <= set(levels)
+    for k, level in itertools.product(range(6), levels):
+        other = descended.clone()
+        other[:, k] = level
+        assert (_row_error(other, scale, m.yb, m.bb) >= error - 1e-6).all()
+
+
+def test_more_bits_of_weights_leave_less_error():
+    x, b, y, weight = _data(width=9, out=40, tokens=2000)
+    m = _moments(x, b, y)
+    errors = [
+        fit_linear(
+            weight,
+            m,
+            rank=0,
+            activation_scale=1.0,
+            choices=Initialisation(sign_sweeps=8),
+            bits=bits,
+        ).error
+        for bits in (1, 2, 3, 4)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    # Of what the codes of x allow at all, four bits of weights leave next to nothing.
+    xc, yc = _centred(b, y)
+    best = yc - xc @ np.linalg.lstsq(xc, yc, rcond=None)[0]
+    assert errors[-1] == pytest.approx((best**2).sum() / (yc**2).sum(), rel=0.05)
 
 
 def _direct_error(fit, x, b, y) -> float:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bipft_compress.nn import BinaryLinear
+from bipft_compress.nn.quantizers import LATENT_STEP
 
 WIDTHS = (1, 3, 33, 63, 65)
 BITS = (1, 2, 4, 8)
@@ -127,3 +128,41 @@ def test_gradients_by_hand():
     assert layer.weight_scale.grad.tolist() == [1.0]  # a * acc
     assert layer.activation_scale.grad.item() == 4.0  # c * acc
     assert layer.bias.grad.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("weight_bits", [2, 3, 4])
+def test_weights_of_several_bits_are_the_nearest_codes(weight_bits, bits):
+    layer, x = _layer(33, bits=bits, weight_bits=weight_bits)
+    odd = np.arange(-(2**weight_bits - 1), 2**weight_bits, 2)
+    steps = layer.weight.detach().numpy() / LATENT_STEP
+    codes = odd[np.abs(steps[..., None] - odd).argmin(-1)]
+    inside = np.abs(steps) > 1e-6  # 0 lies between two codes
+    assert np.array_equal(layer.codes().detach().numpy()[inside], codes[inside])
+    expected = layer.input_codes(x)[0].detach().numpy() @ layer.codes().detach().numpy().T
+    assert np.array_equal(layer.accumulate(x).numpy(), expected)
+
+
+@pytest.mark.parametrize("kind", ["rms", "max"])
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_token_is_scaled_by_its_own_magnitude(kind, bits, training):
+    """Twice the token is twice its output: codes stay, whatever the other tokens are."""
+    layer, x = _layer(33, bits=bits, dynamic_scale=kind)
+    layer.train(training)
+    with torch.no_grad():
+        layer.shift.zero_()
+        y = layer(x) - layer.bias
+        factors = torch.tensor([1.0, 2.0, 64.0, 0.25, 1.0]).unsqueeze(1)
+        scaled = layer(x * factors) - layer.bias
+    torch.testing.assert_close(scaled, y * factors)
+    assert torch.equal(layer.accumulate(x * factors), layer.accumulate(x))
+
+
+def test_gradients_pass_codes_and_magnitudes_do_not():
+    layer, x = _layer(9, bits=4, weight_bits=2, dynamic_scale="max", clip=100.0)
+    x.requires_grad_()
+    layer(x).sum().backward()
+    # Inside the clip the straight-through gradient is that of a plain linear layer.
+    weight = layer.codes() * layer.weight_scale.unsqueeze(1)
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(5, -1))

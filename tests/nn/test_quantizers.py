@@ -11,6 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bipft_compress.nn.quantizers import (
+    best_scale,
+    nearest_codes,
     quantize_activation,
     quantize_boolean,
     quantize_probability,
@@ -189,3 +191,34 @@ def test_boolean_is_one_from_zero_on_with_a_clipped_gradient():
     assert codes.tolist() == [0, 0, 1, 1, 1, 1]
     codes.sum().backward()
     assert scores.grad.tolist() == [0, 0.5, 0.5, 0.5, 0.5, 0]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+def test_numbers_that_are_codes_are_found_exactly(bits):
+    generator = torch.Generator().manual_seed(bits)
+    codes = 2 * torch.randint(2**bits, (5, 400), generator=generator) - (2**bits - 1)
+    codes[:, 0] = 2**bits - 1  # the largest code is among them
+    step = torch.rand(5, 1, generator=generator) + 0.1
+    found, scale = nearest_codes(codes * step, bits)
+    assert torch.equal(found, codes.float())
+    torch.testing.assert_close(scale, step)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("tail", [1.0, 30.0])
+def test_the_best_scale_is_near_the_best_of_many(bits, tail):
+    """Of a normal distribution, and of one with a few numbers far out."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 5000, generator=generator)
+    x[0, :20] *= tail
+
+    def error(scale):
+        return float((scale * signed_codes(x, scale, bits) - x).square().sum())
+
+    best = min(error(scale) for scale in torch.logspace(-4, 1.5, 400))
+    assert error(best_scale(x, bits)) <= 1.05 * best
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_zeros_have_a_scale(bits):
+    assert float(best_scale(torch.zeros(1, 9), bits)) == pytest.approx(1e-6)

@@ -6,12 +6,13 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import build_report
 from bipft_compress.storage.bits import unpack_signs
-from bipft_compress.storage.codec import pack_state, packed_like, unpack_state
+from bipft_compress.storage.codec import file_bytes, pack_state, packed_like, unpack_state
 from bipft_compress.storage.plan import storage_plan
 
 from ..packing import EVERYTHING
@@ -84,3 +85,11 @@ def test_the_signs_are_the_training_models_integers(make_binary, pack_in_memory)
             signs = unpack_signs(tensors[f"{name}.weight"], module.in_features)
             codes = torch.where(some >= module.shift, 1.0, -1.0)
             assert torch.equal(codes @ signs.T, module.accumulate(some))
+
+
+def test_the_size_of_a_file_is_known_before_it_is_written(packed, tmp_path):
+    pair, plan, tensors = packed
+    save_file(tensors, tmp_path / "file", metadata={"format": "pt"})
+    state = pair.student.state_dict()
+    empty = {stored.name: packed_like(stored, state[name].shape) for name, stored in plan.items()}
+    assert file_bytes(empty) == (tmp_path / "file").stat().st_size
