@@ -8,7 +8,7 @@ from torch import nn
 
 from bipft_compress.nn import BinaryAttention, BinaryLinear, SignEmbedding
 
-FITTED_RATE = 2.0
+FITTED_RATE = 8.0
 """Learning rate of a tensor of size 1 over that of latent weights, whose size is `LATENT_STEP`."""
 
 SMALLEST = 1e-3
