@@ -239,6 +239,8 @@ def main() -> None:
             row["scores"] |= task.measure(system.embed)
         console.print(name, row)
         write({name: row})
+    for name in systems.keys() - read_rows(arguments.out).keys():
+        missing.setdefault(name, "not run yet")
     write({})
 
 

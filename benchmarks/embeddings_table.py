@@ -8,6 +8,7 @@ from typing import Any
 
 from bipft_compress.reporting.layout import Table
 from bipft_compress.reporting.markdown import markdown_table
+from bipft_compress.tasks.embedding_tasks import MAX_LENGTH
 
 FIGURES = "embeddings.json"
 
@@ -20,9 +21,10 @@ TEXT = """\
 Similarity (STS): Spearman's correlation of cosines with people's scores, in points; the mean is of
 the sets after the first, which is for development. Retrieval: nDCG@10 by cosine. The last columns:
 accuracy of a logistic regression on frozen embeddings. Bytes are those of the weights, without a
-tokenizer. A static table is the mean of its tokens' rows; the control's rows are the original's
-word embeddings under the linear map that fits the original's sentence embeddings best (ridge
-regression on {texts:,} sentences of the corpus named below).
+tokenizer. Models read the first {max_length} tokens of a text. A static table is the mean of its
+tokens' rows; the control's rows are the original's word embeddings under the linear map that fits
+the original's sentence embeddings best (ridge regression on {texts:,} sentences of the corpus named
+below).
 
 {table}
 {missing}
@@ -77,7 +79,8 @@ def write_comparison(
     text = TEXT.format(
         table=comparison_table(rows),
         missing="".join(f"\nNot measured: {name} ({why})\n" for name, why in missing.items()),
-        commits=", ".join(sorted({row["commit"] for row in rows.values()})),
+        commits=", ".join(sorted({row["commit"][:7] for row in rows.values()})),
+        max_length=MAX_LENGTH,
         **provenance,
     )
     (out / "README.md").write_text(text)
