@@ -325,7 +325,9 @@ class TestFaults:
             ([*OWN, "--data", table, "--resume"], "nothing to resume"),
         ]:
             fails("finetune", source, *options, "--out", out, says=says)
-        fails("finetune", source, *OWN, "--data", table, "--out", source, says="already exists")
+        fails(
+            "finetune", source, *OWN, "--data", table, "--out", source, says="is the input itself"
+        )
         fails("evaluate", source, *OWN, "--data", table, says="without a sequence classification")
 
     def test_finetuning_what_is_packed(self, fails, packed, table, tmp_path):

@@ -14,7 +14,6 @@ from transformers import BertConfig
 
 from bipft_compress import loading
 from bipft_compress.errors import CheckpointError, UserError
-from bipft_compress.jobs import compress_checkpoint
 from bipft_compress.loading.claims import check_claims, check_layers, check_numbers
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import report_from_config
@@ -101,17 +100,6 @@ def test_what_32_bits_cannot_hold_is_infinite(make_checkpoint):
     save_file(state, source / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="of a type that 32 bits cannot hold"):
         loading.load_pretrained(source)
-
-
-def test_weights_that_are_all_zero_work(make_checkpoint, tmp_path):
-    source = make_checkpoint("bert")
-    state = {name: torch.zeros_like(x) for name, x in load_file(source / WEIGHTS).items()}
-    save_file(state, source / WEIGHTS, metadata={"format": "pt"})
-    text = tmp_path / "text.txt"
-    text.write_text("\n\n".join(["ab cd ef gh"] * 40))
-    record = compress_checkpoint(source, Recipe(), tmp_path / "out", calibration=text)
-    assert all(error == error for error in record.layer_errors)
-    assert all(x.isfinite().all() for x in load_file(tmp_path / "out" / WEIGHTS).values())
 
 
 def test_code_of_a_checkpoint_is_neither_run_nor_asked_about(
