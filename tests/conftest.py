@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from bipft_compress import cli
 from bipft_compress.families import Encoder, get_module, teacher_of
 from bipft_compress.fitting.embedding import fit_embedding
 from bipft_compress.fitting.initialise import initialise
@@ -129,6 +131,21 @@ LACKING = {
     "splinter": {"ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"},
 }
 """Heads that tests ask of every family and transformers does not have."""
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """`call(*arguments)`: exit code, standard output and standard error of a command."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bipft-compress", *map(str, arguments)])
+        capfd.readouterr()  # what fixtures printed before
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from scipy.stats import spearmanr
 from transformers import BertConfig, GPT2Config, GPT2Model
 
-from bipft_compress import cli
+from bipft_compress import load
 from bipft_compress.checkpoint.record import Record, write_record
 
 RECIPE = {
@@ -37,24 +39,28 @@ def corpus(tmp_path):
     return path
 
 
-@pytest.fixture
-def call(monkeypatch, capfd):
-    """`call(*arguments)`: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bipft-compress", *map(str, arguments)])
-        capfd.readouterr()  # what fixtures printed before
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
+def _spearman(directory, rows):
+    """Rank correlation of the scores with cosines of mean hidden states, one text at a time."""
+    model, tokenizer, _ = load(directory)
+    with torch.no_grad():
+        cosines = [
+            torch.cosine_similarity(
+                *(model(**tokenizer(text, return_tensors="pt"))[0][0].mean(0) for text in texts),
+                dim=0,
+            )
+            for *texts, _ in rows
+        ]
+    return spearmanr([score for *_, score in rows], cosines).statistic
 
 
 def test_run_then_every_job_alone(call, make_checkpoint, recipe, corpus, tmp_path):
     pairs = tmp_path / "pairs.tsv"
-    rows = [("ab cd", "ab cd", 5), ("ab cd", "ef gh", 1), ("aa bb", "aa bc", 3)]
+    rows = [
+        ("ab cd", "ab cd", 5),
+        ("ab cd", "ef gh", 1),
+        ("aa bb", "aa bc", 3),
+        ("ab", "ac ad ef", 2),
+    ]
     lines = ["sentence1\tsentence2\tscore", *("\t".join(map(str, row)) for row in rows)]
     pairs.write_text("\n".join(lines))
     source, out = make_checkpoint("bert"), tmp_path / "run"
@@ -70,12 +76,16 @@ def test_run_then_every_job_alone(call, make_checkpoint, recipe, corpus, tmp_pat
     assert len(made["layer_errors"]) == 2
     # A second time nothing is done again.
     stamp = (out / "pretrained" / "model.safetensors").stat().st_mtime_ns
-    assert call("run", source, "--recipe", recipe, "--corpus", corpus, "--out", out)[0] == 0
+    again = ["run", source, "--recipe", recipe, "--corpus", corpus, "--out", out]
+    assert call(*again, "--data", pairs)[0] == 0
+    code, _, errors = call(*again)
+    assert code == 2
+    assert "holds a run with another data: choose another --out" in errors.replace("\n", " ")
     assert (out / "pretrained" / "model.safetensors").stat().st_mtime_ns == stamp
     code, text, _ = call("evaluate", out / "pretrained", "--data", pairs, "--json")
     assert code == 0
     figures = json.loads(text)
-    assert -1 <= figures["compressed"] <= 1
+    assert figures["compressed"] == pytest.approx(_spearman(out / "pretrained", rows))
     code, text, _ = call("report", out / "pretrained", "--out", tmp_path / "again", "--json")
     assert code == 0
     assert json.loads(text)["operations"]["ratio"] == made["operations"]["ratio"]
@@ -291,7 +301,8 @@ class TestFaults:
         )  # fmt: skip
 
     @pytest.mark.parametrize(
-        ("content", "says"), [(b"  \n\n ", "no text"), (b"\x00\xff\xfe junk \x00", "not")]
+        ("content", "says"),
+        [(b"  \n\n ", "holds no text"), (b"\x00\xff\xfe junk", "is not UTF-8 text")],
     )
     def test_corpus_without_text(self, fails, make_checkpoint, tmp_path, content, says):
         bad = tmp_path / "bad.txt"
@@ -361,7 +372,9 @@ class TestFaults:
             ([*OWN, "--data", table, "--resume"], "nothing to resume"),
         ]:
             fails("finetune", source, *options, "--out", out, says=says)
-        fails("finetune", source, *OWN, "--data", table, "--out", source, says="already exists")
+        fails(
+            "finetune", source, *OWN, "--data", table, "--out", source, says="is the input itself"
+        )
         fails("evaluate", source, *OWN, "--data", table, says="without a sequence classification")
 
     def test_finetuning_what_is_packed(self, fails, packed, table, tmp_path):

@@ -112,12 +112,12 @@ def finetune(
     target = Path(out)
     inputs = [directory, chosen.data, teacher]
     with claim_training(target, resume=resume, overwrite=overwrite, inputs=inputs) as work:
-        identity = training_identity(directory, teacher)
         start = read_trainable(directory, frozen=rank is not None)
         options = (recipe or start.recipe).finetuning
         args = _arguments(options, start, work, steps=steps, seed=seed, rank=rank, device=device)
         task = chosen.read()
         original = None if teacher is None else _read_teacher(teacher, task, start, options)
+        identity = training_identity(directory, teacher)
         set_seed(args.seed)
         student = _student(start, original, task, options, rank)
         run = identity | {

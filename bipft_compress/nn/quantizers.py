@@ -78,7 +78,8 @@ def best_scale(x: Tensor, bits: int) -> Tensor:
             scale = value / (2**bits - 1)
             left = (scale * signed_codes(x, scale, bits) - x).square().sum(1, keepdim=True)
             best, error = torch.where(left < error, value, best), torch.minimum(left, error)
-    return (best / (2**bits - 1)).clamp_min(SMALLEST_STEP)
+    step: Tensor = best / (2**bits - 1)
+    return step.clamp_min(SMALLEST_STEP)
 
 
 def nearest_codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
+from importlib import import_module
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ from bipft_compress.nn import TiedDecoder
 from bipft_compress.recipe import Recipe
 
 from ..sealing import edit_record, lay_beside, reseal, write_sealed
+
+report_job = import_module("bipft_compress.jobs.report")
 
 RECIPE = {"estimators": {"query": 2, "scores": 1, "context": 1}}
 
@@ -264,3 +268,28 @@ def test_a_flipped_byte_changes_nothing_or_is_refused(saved, tmp_path_factory, a
     assert record == its_record
     for name, tensor in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
+
+
+@given(data=st.data())
+def test_any_record_is_reported_or_refused_in_a_sentence(saved, tmp_path_factory, data):
+    """Well sealed, and still nothing that a record should hold."""
+    directory = tmp_path_factory.mktemp("odd") / "binary"
+    shutil.copytree(saved, directory)
+    record = json.loads((directory / RECORD).read_text())
+    inner = data.draw(st.sampled_from([record, record["recipe"]]))
+    key = data.draw(st.sampled_from(sorted(inner)))
+    inner[key] = data.draw(ODD)
+    write_sealed(directory, record)
+    with pytest.MonkeyPatch.context() as patch:
+        # Drawing takes seconds, and no fault of a record is found there.
+        patch.setattr(report_job, "write_report", lambda *_: None)
+        with suppress(UserError):
+            report_job.report_checkpoint(directory, directory.parent / "report")
+            checkpoint.load_trainable(directory)
+
+
+ODD = st.one_of(
+    st.sampled_from([0, -1, 10**12, True, None, "text", "", "a\0b", float("nan")]),
+    st.lists(st.sampled_from([1, "a", {}, None]), max_size=2),
+    st.dictionaries(st.sampled_from(["a", "loss", ""]), st.sampled_from([1, "a", []]), max_size=1),
+)
