@@ -15,17 +15,17 @@ SMALLEST = 1e-3
 """Size that a tensor counts as, at least."""
 
 
-def latent_weights(module: nn.Module) -> list[tuple[nn.Parameter, int]]:
-    """Parameters of which only the codes are ever used, and their bits, in the order of modules."""
+def latent_weights(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters of which only the codes are ever used; each once, in the order of modules."""
     latent = []
     for part in module.modules():
         if isinstance(part, BinaryLinear):
-            latent.append((part.weight, part.weight_bits))
+            latent.append(part.weight)
         elif isinstance(part, SignEmbedding):
-            latent.append((part.latent, part.bits))
+            latent.append(part.latent)
         elif isinstance(part, BinaryAttention):
             tables = (part.position_key, part.position_query)
-            latent += [(table, 1) for table in tables if table is not None]
+            latent += [table for table in tables if table is not None]
     return latent
 
 
@@ -33,24 +33,20 @@ def relative_rates(module: nn.Module, rate: float) -> list[dict[str, Any]]:
     """An optimizer's groups of parameters: a step changes each tensor in proportion to its size.
 
     A step of Adam is about as large as the learning rate, whatever the gradient. Latent weights
-    are all of one size; those of several bits move by a share of their largest code. Scales,
-    biases and estimators are of any size: those of 8-bit codes are a hundredth of those of signs,
-    and one step of the same size would undo what was fitted (as in Adafactor, Shazeer and Stern
-    2018, section 8).
+    are all of one size. Scales, biases and estimators are not: those of 8-bit codes are a hundredth
+    of those of signs, and one step of the same size would undo what was fitted (as in Adafactor,
+    Shazeer and Stern 2018, section 8).
 
     Args:
         module: whose trainable parameters are grouped.
-        rate: learning rate of latent weights of one bit.
+        rate: learning rate of latent weights.
 
     Returns:
         ``params`` and ``lr`` of each group, the latent weights first.
     """
-    groups: list[dict[str, Any]] = [
-        {"params": [weight], "lr": rate / (2**bits - 1)}
-        for weight, bits in latent_weights(module)
-        if weight.requires_grad
-    ]
-    seen = {id(group["params"][0]) for group in groups}
+    latent = [weight for weight in latent_weights(module) if weight.requires_grad]
+    seen = set(map(id, latent))
+    groups: list[dict[str, Any]] = [{"params": latent, "lr": rate}] if latent else []
     for parameter in module.parameters():
         if parameter.requires_grad and id(parameter) not in seen:
             size = float(parameter.detach().square().mean().sqrt())

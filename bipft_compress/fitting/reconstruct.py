@@ -20,6 +20,13 @@ WARMUP = 0.1
 """Share of the steps over which the learning rate rises; it then falls to zero."""
 
 
+FULL_RATE = 0.5
+"""Normalised error from which on the learning rate is the recipe's; below, its root counts."""
+
+START_EXAMPLES = 8
+"""Examples that a layer's error before the descent is taken from, where there are so many."""
+
+
 def reconstruct_layer(
     layer: nn.Module, examples: Sequence[tuple[Call, Tensor]], choices: Initialisation
 ) -> None:
@@ -30,7 +37,11 @@ def reconstruct_layer(
         examples: calls of it, and the hidden states that the teacher has after them.
         choices: the recipe's `initialisation` section.
     """
-    groups = relative_rates(layer, choices.layer_learning_rate)
+    # Where closed forms leave little, large steps would only add to it.
+    rate = choices.layer_learning_rate * min(
+        1.0, (_start_error(layer, examples) / FULL_RATE) ** 0.5
+    )
+    groups = relative_rates(layer, rate)
     parameters = [parameter for group in groups for parameter in group["params"]]
     # No decay: scales and estimators are fitted numbers, and of a latent weight the code counts.
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
@@ -51,6 +62,14 @@ def reconstruct_layer(
             optimizer.step()
             scheduler.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def _start_error(layer: nn.Module, examples: Sequence[tuple[Call, Tensor]]) -> float:
+    """Normalised squared error of the layer on a few examples of all lengths."""
+    few = examples[:: -(-len(examples) // START_EXAMPLES)]
+    error = sum(float((call.run(layer) - target).square().sum()) for call, target in few)
+    return error / _variance([target for _, target in few])
 
 
 def _variance(targets: Sequence[Tensor]) -> float:

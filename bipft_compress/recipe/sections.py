@@ -147,7 +147,10 @@ class Initialisation(Section):
         "after its closed forms.",
     )
     layer_learning_rate: float = Field(
-        3e-3, gt=0, description="Of these passes; rises over their first tenth, then falls to 0."
+        3e-3,
+        gt=0,
+        description="Of these passes, where closed forms leave half the variance or more, and less "
+        "where they leave less; rises over their first tenth, then falls to 0.",
     )
     damping: float = Field(
         1e-3, gt=0, description="Ridge of the regression, relative to the mean input variance."

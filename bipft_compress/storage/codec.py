@@ -57,11 +57,11 @@ def file_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of the safetensors file that holds `tensors`, which may be on the meta device.
 
     The format: eight bytes for the header's length, the header in JSON, filled up with spaces to a
-    multiple of eight, and the tensors.
+    multiple of eight, and the tensors, those of the widest numbers first.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
         start, end = end, end + tensor.nbytes
         kind = _SAFETENSORS_TYPES[tensor.dtype]
         header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}

@@ -134,7 +134,7 @@ class DistillationTrainer(Trainer):
             return super().create_optimizer(model)
         student = self.distillation.student
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, student)
-        decayed = {id(weight) for weight, _ in latent_weights(student)}
+        decayed = set(map(id, latent_weights(student)))
         groups = relative_rates(student, self.args.learning_rate)
         for group in groups:
             is_latent = id(group["params"][0]) in decayed

@@ -118,8 +118,10 @@ def test_k_bit_codes_of_a_normal_have_the_error_of_the_best_quantizer(bits, erro
     x = qkv[("query", "key", "value").index(name)]
     shift, clip = getattr(attention, f"{name}_shift"), getattr(attention, f"{name}_clip")
     rounded = signed_codes(x - shift, clip, bits) * clip + shift
-    tolerance = 0.15 if bits == 8 else 0.05
-    assert (rounded - x).square().mean().item() == pytest.approx(error, rel=tolerance)
+    measured = (rounded - x).square().mean().item()
+    # No sample has the far tails that eight bits would have to reach.
+    assert measured < 1.05 * error
+    assert measured > (0.7 if bits == 8 else 0.95) * error
 
 
 @pytest.mark.parametrize("bits", [1, 4])
