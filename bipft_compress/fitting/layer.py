@@ -166,7 +166,8 @@ class _LayerFit:
         for example in self._enough(width):
             x = self._input(example, layers[0])
             y = torch.cat([example.targets[name].float().flatten(0, -2) for name in names], 1)
-            codes, magnitude = layers[0].input_codes(x)
+            with torch.no_grad():
+                codes, magnitude = layers[0].input_codes(x)
             moments.update(x, codes if magnitude is None else codes * magnitude, y)
         covariances, start = moments.centred(), 0
         for layer, original in zip(layers, originals, strict=True):
