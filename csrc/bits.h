@@ -126,6 +126,9 @@ inline void interleave(const Layout& l, const std::uint8_t* source, std::int64_t
   }
 }
 
+// What a thread must hold while it runs dot_tile: nothing, on most paths.
+struct NoSession {};
+
 // Activations as a path's tile reads them, where that is as they are.
 struct PlainRows {
   // Working memory that `prepare` needs for a row.

@@ -104,8 +104,7 @@ class Compiler {
     l.weight_bits = from_.whole(name + ".weight_bits", 1, kWeightBits);
     const auto* planes = from_.array<std::uint8_t>(name + ".weight",
                                                    l.weight_bits * l.out * ceil_div(l.in, 8));
-    // One bit of activations stays bits: what comes before may be folded into them.
-    if (l.bits > 1 && l.bits * l.weight_bits >= path_.dot.planes)
+    if (l.bits * l.weight_bits >= path_.dot.planes)
       weights_as_codes(l, planes);
     else
       weights_as_planes(l, planes);

@@ -11,8 +11,8 @@ namespace {
 template <class Isa>
 class DotProduct {
  public:
-  // Bytes from one row of activations to the next, rows that must be there for `count` of them, and
-  // entries from one row of results to the next.
+  // Bytes from one row of activations to the next, rows that must be there for `count` of them
+  // (tiles are whole), and entries from one row of results to the next.
   static constexpr std::int64_t row_bytes(std::int64_t in) { return round_up(in, 64); }
   static constexpr std::int64_t padded_count(std::int64_t count) {
     return round_up(count, Isa::dot_rows);
@@ -25,6 +25,7 @@ class DotProduct {
   // pads a row of activations does not count.
   static void run(const Weights& w, const std::uint8_t* fields, std::int64_t count,
                   std::int32_t* result) {
+    [[maybe_unused]] const typename Isa::DotSession session;
     const std::int64_t blocks = blocks_of(Isa::dot.layout, w.out);
     std::int64_t b = 0;
     for (; b + Isa::dot_vectors <= blocks; b += Isa::dot_vectors)
@@ -40,8 +41,11 @@ class DotProduct {
   static void columns(const Weights& w, std::int64_t block, const std::uint8_t* fields,
                       std::int64_t count, std::int32_t* result) {
     std::int64_t t = 0;
-    for (; t + 1 < count; t += kRows) tile<kRows, V>(w, block, fields, t, result);
-    if (t < count) tile<1, V>(w, block, fields, t, result);
+    for (; t + kRows / 2 < count; t += kRows) tile<kRows, V>(w, block, fields, t, result);
+    if (t + 1 < count)
+      tile<kRows / 2, V>(w, block, fields, t, result);
+    else if (t < count)
+      tile<1, V>(w, block, fields, t, result);
   }
 
   template <int T, int V>

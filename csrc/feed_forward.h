@@ -40,7 +40,7 @@ class FeedForward {
     const std::int64_t bytes = row_bytes(f.up.out);
     grow(signs_, count * bytes);
     for (std::int64_t t = 0; t < count; ++t) linear.write_signs(f.up, t, signs_.data() + t * bytes);
-    linear.read_planes(f.down, signs_.data(), count);
+    linear.read_signs(f.down, signs_.data(), count);
   }
 
   void inner_numbers(const FeedForwardPart& f, const float* from, std::int64_t count,

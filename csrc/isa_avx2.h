@@ -83,10 +83,13 @@ struct Avx2 {
               reinterpret_cast<__m256i*>(out + t * stride + v * 32 + h * 16), wide[t][v][h]);
   }
 
+  // Measured (benchmarks/binary_product.py --pairs): as long as 5.5 planes.
   static constexpr Dot dot{{8, 4}, 0, 16, 6};
   static constexpr int dot_rows = 4;
   static constexpr int dot_vectors = 1;
   static constexpr int dot_flush = 4;  // products of pairs that 16-bit sums can take: 4 * 7650
+
+  using DotSession = NoSession;
 
   template <int T, int V>
   static void dot_tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* fields,

@@ -7,7 +7,7 @@
 namespace bipft {
 namespace {
 
-struct Avx512 : PlainRows, private Avx2 {
+struct Avx512 : PlainRows, protected Avx2 {
   static constexpr const char* name = "avx512";
   static constexpr Layout layout{8, 8};
   static constexpr int tokens = 4;
@@ -17,6 +17,7 @@ struct Avx512 : PlainRows, private Avx2 {
   using PlainRows::prepared_bytes;
   using Avx2::at_least;
   using Avx2::inside;
+  using Avx2::DotSession;
 
   using Vector = __m512i;
   static constexpr std::int64_t macs = 512;
@@ -47,6 +48,7 @@ struct Avx512 : PlainRows, private Avx2 {
                          _mm512_cvtepi64_epi16(sums[t][v]));
   }
 
+  // Measured (benchmarks/binary_product.py --pairs): as long as 3 to 4 planes.
   static constexpr Dot dot{{16, 4}, 0, 16, 4};
   static constexpr int dot_rows = 8;
   static constexpr int dot_vectors = 2;

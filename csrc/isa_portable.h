@@ -34,9 +34,12 @@ struct Portable : PlainRows {
       for (int r = 0; r < V * 4; ++r) out[t * stride + r] = static_cast<std::uint16_t>(sums[t][r]);
   }
 
-  static constexpr Dot dot{{1, 1}, 0, 4, 6};
+  // Measured (benchmarks/binary_product.py --pairs): as long as 2.6 planes.
+  static constexpr Dot dot{{1, 1}, 0, 4, 3};
   static constexpr int dot_rows = 4;     // register tile: rows of activations ...
   static constexpr int dot_vectors = 1;  // ... by vectors of weights
+
+  using DotSession = NoSession;
 
   // sum_k fields[t][k] * weights[n][k] of T rows, `bytes` apart, against V blocks of weights, to
   // out[t * stride + n].

@@ -9,6 +9,9 @@ namespace {
 
 const std::vector<const Path*>& all_paths() {
   static const std::vector<const Path*> paths{
+#ifdef BIPFT_AMX
+      &kAmx,
+#endif
 #ifdef BIPFT_X86
       &kAvx512, &kAvx2,
 #endif

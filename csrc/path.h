@@ -51,6 +51,9 @@ extern const Path kPortable;
 #ifdef BIPFT_X86
 extern const Path kAvx2, kAvx512;
 #endif
+#ifdef BIPFT_AMX
+extern const Path kAmx;
+#endif
 #ifdef BIPFT_NEON
 extern const Path kNeon;
 #endif

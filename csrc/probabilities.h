@@ -139,8 +139,13 @@ inline void soften(const Head& h, const Keys& keys, float* scores, std::uint8_t*
   fill_margins(keys, scores, 0.0f);
   if (h.bits == 1) return at_least_one<Isa>(keys, scores, bits);
   const Keys all = eights(keys);
-  split(all.first, all.end, h.bits, [=](std::int64_t k) { return static_cast<int>(scores[k]); },
-        [=](int i) { return bits + i * plane; });
+  for (std::int64_t first = all.first; first < all.end; first += kCodes) {
+    std::uint8_t codes[kCodes] = {};
+    const std::int64_t count = std::min(kCodes, all.end - first);
+    for (std::int64_t l = 0; l < count; ++l)
+      codes[l] = static_cast<std::uint8_t>(static_cast<int>(scores[first + l]));
+    split(codes, first, count, h.bits, [=](int i) { return bits + i * plane; });
+  }
 }
 
 }  // namespace

@@ -1,6 +1,9 @@
 // The binary product: packed rows of activations against interleaved weights.
 #pragma once
 
+#include <algorithm>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "bits.h"
@@ -14,9 +17,22 @@ struct Weights {
   std::int64_t in, out;
 };
 
-// Working memory: at least `size` entries, whatever they are.
+// Of working memory that is written before it is read: nothing is set to zero.
 template <class T>
-inline void grow(std::vector<T>& memory, std::int64_t size) {
+struct Unset : std::allocator<T> {
+  template <class U>
+  struct rebind {
+    using other = Unset<U>;
+  };
+  template <class U>
+  void construct(U* p) {
+    ::new (static_cast<void*>(p)) U;
+  }
+};
+
+// Working memory: at least `size` entries, whatever they are.
+template <class T, class Allocator>
+inline void grow(std::vector<T, Allocator>& memory, std::int64_t size) {
   if (static_cast<std::int64_t>(memory.size()) < size) memory.resize(size);
 }
 
@@ -24,7 +40,7 @@ inline void grow(std::vector<T>& memory, std::int64_t size) {
 // have none; whole tiles of registers.
 inline std::int64_t tokens_of_item(std::int64_t most, std::int64_t tile, std::int64_t tokens,
                                    int threads) {
-  return round_up(std::min(most, ceil_div(tokens, threads)), tile);
+  return round_up(std::clamp<std::int64_t>(ceil_div(tokens, threads), 1, most), tile);
 }
 
 // popcount(a XOR w) of `count` rows of activations, row_bytes(in) apart, against every row of

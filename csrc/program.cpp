@@ -55,7 +55,7 @@ class PartChecker {
     floats(l.scale, l.folded ? 0 : out);
     floats(l.bias, l.folded ? 0 : out);
     // One count decides: there is one plane of activations, and nothing is added to it.
-    require(!l.folded || (l.bits == 1 && l.rank == 0 && l.kernel == Kernel::kPopcount &&
+    require(!l.folded || (l.bits == 1 && l.rank == 0 && l.magnitude == Magnitude::kNone &&
                           largest_sum(in, 1, l.weight_bits) <= kWidest),
             "a linear layer that cannot be folded");
     for (const Section* s : {&l.low, &l.range, &l.flip})
@@ -65,7 +65,8 @@ class PartChecker {
  private:
   void weights(const LinearPart& l) const {
     const bool int8 = l.kernel == Kernel::kInt8;
-    require(int8 ? l.bits > 1 : l.kernel == Kernel::kPopcount, "the kernel of a linear layer");
+    require(int8 ? l.bits * l.weight_bits > 1 : l.kernel == Kernel::kPopcount,
+            "the kernel of a linear layer");
     const std::int64_t rows = padded_rows(path_.layout, l.out);
     section<std::uint8_t>(l.weights,
                           int8 ? interleaved_bytes(path_.dot.layout, 8 * l.in, l.out)

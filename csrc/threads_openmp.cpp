@@ -1,6 +1,5 @@
 // OpenMP's threads, which are torch's own where both use one library. A set of threads beside them
-// would have to take their cores: they spin there for milliseconds after each use. As with torch
-// itself, a process that is forked once they have run can not use them: spawn it instead.
+// would have to take their cores: they spin there for milliseconds after each use.
 #include <omp.h>
 
 #include <atomic>
@@ -9,11 +8,25 @@
 
 #include "threads.h"
 
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
 namespace bipft {
+namespace {
+
+// A forked child has none of its parent's threads, but GNU's OpenMP waits for them for ever: there,
+// the caller works alone. It matters from the start, as torch may have used them before us.
+std::atomic<bool> forked{false};
+#ifndef _WIN32
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
+
+}  // namespace
 
 void parallel_for(std::int64_t items, int threads,
                   const std::function<void(std::int64_t, int)>& body) {
-  if (threads < 2 || items < 2) {
+  if (threads < 2 || items < 2 || forked) {
     for (std::int64_t i = 0; i < items; ++i) body(i, 0);
     return;
   }

@@ -8,12 +8,15 @@ import logging
 import os
 from types import ModuleType
 
+import torch
+
 from bipft_compress.errors import UserError
 
 logger = logging.getLogger("bipft_compress")
 
 PATH_VARIABLE = "BIPFT_COMPRESS_PATH"
-"""Environment variable that forces a path: avx512, avx2, neon, portable or reference."""
+"""Environment variable that forces a path: amx, avx512, avx2, neon, portable or
+reference."""
 
 REFERENCE = "reference"
 """The path without compiled kernels: readable torch."""
@@ -65,6 +68,16 @@ def register_rate(path: str, threads: int = 1) -> float:
     """
     rate: float = kernels().register_rate(path, threads)
     return rate
+
+
+def _run_on_one_thread() -> None:
+    """In a forked child, before it runs anything: OpenMP, which torch and the kernels run on, would
+    wait for ever for the threads of the parent."""
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_run_on_one_thread)
 
 
 def kernels() -> ModuleType:

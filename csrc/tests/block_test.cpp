@@ -9,18 +9,6 @@
 namespace testing {
 namespace {
 
-// A program lies on a boundary of 64 bytes.
-struct Aligned {
-  explicit Aligned(const std::vector<std::uint8_t>& bytes)
-      : storage(bytes.size() + 64), size(static_cast<std::int64_t>(bytes.size())) {
-    data = storage.data() + (64 - reinterpret_cast<std::uintptr_t>(storage.data()) % 64) % 64;
-    std::copy(bytes.begin(), bytes.end(), data);
-  }
-  std::vector<std::uint8_t> storage;
-  std::uint8_t* data;
-  std::int64_t size;
-};
-
 std::vector<float> run(const Path& path, const Program& program, const Input& input, int threads) {
   std::vector<float> y(input.batch * input.length * program.hidden, NAN);
   path.block(program, input, y.data(), threads);

@@ -1,5 +1,6 @@
 // The kernels' own test, without Python: run it under sanitizers, under an emulator, or with a
 // number of seconds to fuzz shapes. Prints what failed and exits with 1.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -9,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "compile.h"
 #include "testing.h"
 #include "threads.h"
 
@@ -47,6 +49,41 @@ void test_product(int in, int out, int count) {
   }
 }
 
+// Linears of every pair of bits against one code at a time: scales are 1, so outputs are integers.
+void test_linear(int in, int out, int count, int weight_bits, int bits) {
+  const int bytes = static_cast<int>(ceil_div(in, 8));
+  const auto planes = random_bytes(weight_bits * out * bytes);
+  const std::vector<float> zeros(std::max(in, out), 0.0f), ones(out, 1.0f);
+  Source source;
+  source.numbers = {{"linear.inputs", in}, {"linear.outputs", out}, {"linear.bits", bits},
+                    {"linear.weight_bits", weight_bits}};
+  source.arrays = {{"linear.weight", {planes.data(), weight_bits * out * bytes, 1}},
+                   {"linear.shift", {zeros.data(), in, 4}},
+                   {"linear.bias", {zeros.data(), out, 4}},
+                   {"linear.weight_scale", {ones.data(), out, 4}},
+                   {"linear.activation_scale", {ones.data(), 1, 4}}};
+  std::vector<float> x(count * in), expected(count * out);
+  for (float& code : x)
+    code = static_cast<float>(2 * between(0, (1 << bits) - 1) - (1 << bits) + 1);
+  for (int n = 0; n < out; ++n)
+    for (int k = 0; k < in; ++k) {
+      int code = 0;
+      for (int p = 0; p < weight_bits; ++p)
+        code += (planes[(p * out + n) * bytes + k / 8] >> (k % 8) & 1 ? 1 : -1) * (1 << p);
+      for (int t = 0; t < count; ++t)
+        expected[t * out + n] += x[t * in + k] * static_cast<float>(code);
+    }
+  for (const Path* path : supported_paths()) {
+    const Aligned program(compile_linear(source, *path));
+    std::vector<float> y(count * out, 0.5f);
+    path->binary_linear(LinearProgram::view(program.data, program.size), x.data(), count, y.data(),
+                        between(1, 3));
+    check(y == expected, "linear", *path,
+          std::to_string(count) + " x " + std::to_string(in) + " x " + std::to_string(out) + ", W" +
+              std::to_string(weight_bits) + "A" + std::to_string(bits));
+  }
+}
+
 // Callers on several threads share as many as each of them asks for, and an exception of the body
 // reaches its caller alone.
 void test_callers() {
@@ -80,8 +117,15 @@ void test_callers() {
 
 int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 0;
+  test_product(64, 7, 0);
   for (int in : {1, 3, 8, 33, 63, 64, 65, 100, 248, 249, 384, 768, 3072})
     for (int out : {1, 7, 33, 65}) test_product(in, out, between(1, 9));
+  for (int weight_bits : {1, 2, 3, 4})
+    for (int bits : {1, 2, 4, 8}) {
+      test_linear(between(1, 400), between(1, 70), 0, weight_bits, bits);
+      for (int count : {1, 2, 7, 37})
+        test_linear(between(1, 400), between(1, 70), count, weight_bits, bits);
+    }
   test_callers();
   test_blocks();
   test_tables(1, 1, 1);
@@ -90,6 +134,8 @@ int main(int argc, char** argv) {
   long rounds = 0;
   while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds) {
     test_product(between(1, 2000), between(1, 150), between(1, 20));
+    test_linear(between(1, 900), between(1, 150), between(1, 70), between(1, 4),
+                1 << between(0, 3));
     test_random_block();
     test_tables(between(1, 40), between(1, 400), between(1, 40));
     ++rounds;

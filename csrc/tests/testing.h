@@ -1,6 +1,7 @@
 // What the kernels' own tests share: random numbers, and failures.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <random>
@@ -30,6 +31,18 @@ inline std::vector<std::uint8_t> random_bytes(std::int64_t count) {
   for (auto& byte : bytes) byte = static_cast<std::uint8_t>(between(0, 255));
   return bytes;
 }
+
+// A program lies on a boundary of 64 bytes.
+struct Aligned {
+  explicit Aligned(const std::vector<std::uint8_t>& bytes)
+      : storage(bytes.size() + 64), size(static_cast<std::int64_t>(bytes.size())) {
+    data = storage.data() + (64 - reinterpret_cast<std::uintptr_t>(storage.data()) % 64) % 64;
+    std::copy(bytes.begin(), bytes.end(), data);
+  }
+  std::vector<std::uint8_t> storage;
+  std::uint8_t* data;
+  std::int64_t size;
+};
 
 inline void check(bool fine, const char* what, const bipft::Path& path, const std::string& shape) {
   if (fine) return;

@@ -441,6 +441,40 @@ def test_the_other_operators_refuse_wrong_types():
             call()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
+def test_no_tensor_of_another_type_is_read(random_block, dtype):
+    """Each tensor of each operator in turn: refused, never read or written as it is not."""
+    path, bits = COMPILED[0], torch.zeros(3, 8, dtype=torch.uint8)
+    steps, ids = torch.ones(3, 1, dtype=torch.float32), torch.zeros(2, dtype=torch.int64)
+    books, book_steps = torch.zeros(256, 8, dtype=torch.uint8), torch.ones(256, 1)
+    flags, before = torch.full((1,), 7, dtype=torch.uint8), torch.zeros(1, dtype=torch.int32)
+    codes = torch.zeros(0, 1, dtype=torch.uint8)
+    block = compiled(random_block(), path)
+    called = torch.ops.bipft_compress
+    x, y = torch.zeros(2, 8), (path,)
+    calls = {
+        called.binary_product: [bits, prepare_weights(bits, 64, path), 64, 3, *y],
+        called.encoder_block: [torch.zeros(1, 3, 16), *[None] * 5, block],
+        called.rows: [ids, bits, steps, 8, 8, *y],
+        called.words: [ids, [bits, steps], [books, book_steps], [codes, flags, before],
+                       [8, 8, 8, 8], *y],
+        called.linear: [x, bits, steps, torch.zeros(3), 8, *y],
+    }  # fmt: skip
+    for operator, right in calls.items():
+        operator(*right)
+        for place, value in enumerate(right):
+            parts = value if isinstance(value, list) else [value]
+            for part, tensor in enumerate(parts):
+                fine = tensor is steps or tensor is book_steps  # fp16 or fp32
+                if not isinstance(tensor, torch.Tensor) or (fine and dtype == torch.float16):
+                    continue
+                other = [*parts[:part], tensor.to(dtype), *parts[part + 1 :]]
+                wrong = [*right]
+                wrong[place] = other if isinstance(value, list) else other[0]
+                with pytest.raises((TypeError, ValueError, RuntimeError)):
+                    operator(*wrong)
+
+
 def test_the_environment_forces_a_path(monkeypatch):
     monkeypatch.setenv(native.PATH_VARIABLE, "portable")
     assert native.chosen_path() == "portable"

@@ -147,3 +147,10 @@ def test_a_program_of_another_width_is_refused():
         binary_linear(torch.zeros(1, 9).double(), program, 3)
     with pytest.raises(ValueError, match="not a compiled block"):
         binary_linear(torch.zeros(1, 9), program[:-64].clone(), 3)
+
+
+@pytest.mark.parametrize("path", COMPILED)
+@pytest.mark.parametrize(("weight_bits", "bits"), [(1, 1), (4, 8)])
+def test_no_rows_are_no_output(path, weight_bits, bits):
+    layer = of_codes(torch.ones(3, 9, dtype=torch.long), weight_bits, bits)
+    assert binary_linear(torch.zeros(2, 0, 9), compile_linear(layer, path), 3).shape == (2, 0, 3)
