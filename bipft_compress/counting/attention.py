@@ -27,14 +27,17 @@ def float_values(layer: LayerShape) -> dict[str, bool]:
     """
     bits, rotary = layer.attention, layer.spec.attention.rotary
     from_heads = not bits.from_hidden
-    ranks = {name: layer.linears[f"attention.{name}"].rank for name in ("query", "key", "value")}
+    numbers = {
+        name: not layer.linears[f"attention.{name}"].folds
+        for name in ("query", "key", "value", "output")
+    }
     scored = bool(bits.score_rank and from_heads) or rotary is not None
     turned_values = rotary is not None and rotary.values
     return {
-        "query": bool(ranks["query"]) or scored,
-        "key": bool(ranks["key"]) or scored,
-        "value": bool(ranks["value"] or (bits.context_rank and from_heads)) or turned_values,
-        "context": bool(bits.context_rank) or layer.linears["attention.output"].reads_numbers,
+        "query": numbers["query"] or scored,
+        "key": numbers["key"] or scored,
+        "value": numbers["value"] or bool(bits.context_rank and from_heads) or turned_values,
+        "context": numbers["output"] or bool(bits.context_rank),
     }
 
 

@@ -117,7 +117,7 @@ def _float_inner(layer: LayerShape, linear: LinearSpec) -> bool:
     """Whether a feed-forward network's inner values are computed in floating point."""
     name, number = _network(linear)
     up, down = (layer.linears[f"{name}.{part}"] for part in ("up", "down"))
-    return bool(layer.spec.feed_forward[number].gated or up.rank or down.reads_numbers)
+    return layer.spec.feed_forward[number].gated or not (up.folds and down.folds)
 
 
 def _activation(
@@ -130,9 +130,9 @@ def _activation(
     note = FOLDED
     if network.gated:
         flops, note = flops + costs.MULTIPLY, "and the product with the gate"
-    elif bits.reads_numbers:
+    elif not bits.folds:
         note = "read by the estimator" if bits.rank else "read by the token magnitudes"
-    is_computed = network.gated or bits.reads_numbers
+    is_computed = network.gated or not bits.folds
     yield elementwise_part(
         f"{layer.block}.{name} ({network.activation})",
         "activation",

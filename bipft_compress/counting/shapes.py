@@ -34,9 +34,12 @@ class LinearBits:
     dynamic_scale: DynamicScale = "none"
 
     @property
-    def reads_numbers(self) -> bool:
-        """Whether its input is needed as numbers, not as codes alone."""
-        return bool(self.rank) or self.dynamic_scale != "none"
+    def folds(self) -> bool:
+        """Whether what lies before and behind it can be thresholds of integers.
+
+        An estimator, or a token's magnitude, needs the input and the output as numbers.
+        """
+        return not self.rank and self.dynamic_scale == "none"
 
 
 @dataclass(frozen=True)

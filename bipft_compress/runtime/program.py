@@ -135,7 +135,9 @@ def _fold(
     for name, threshold, activate in _read_as_signs(block, core, linears):
         linear = linears[name]
         most = linear.in_features * (2**linear.weight_bits - 1)
-        if linear.bits != 1 or linear.estimator is not None or most > kernels().WIDEST:
+        # Each popcount must mean the same output for every token.
+        fixed = linear.estimator is None and linear.dynamic_scale == "none"
+        if linear.bits != 1 or not fixed or most > kernels().WIDEST:
             continue
         scale = linear.activation_scale * linear.weight_scale
         intervals = fold(scale.detach(), linear.bias.detach(), most, threshold.detach(), activate)
