@@ -184,3 +184,24 @@ def test_estimators_of_hidden_states_by_hand(tiny_config):
     codes = L * (SCORES + N * A * D)  # probabilities and context are coded in floating point
     scale = L * N * A * D  # of the context
     assert counted.compressed - plain.compressed == extra + softmax + codes + scale
+
+
+def test_bits_of_weights_and_magnitudes_of_tokens_by_hand(tiny_config):
+    plain = Recipe.load({"activations": {"bits": 4}}).with_rank(0)
+    chosen = Recipe.load(
+        {
+            "activations": {"bits": 4},
+            "weights": {"bits": 3},
+            "modules": {"feed_forward.0.down": {"weights": 2, "dynamic_scale": "max"}},
+        }
+    ).with_rank(0)
+    before, after = (operations(tiny_config, recipe) for recipe in (plain, chosen))
+    down = L * N * H * F
+    assert after.by_bits["compressed"].macs["4x2"] == down
+    assert after.by_bits["compressed"].macs["4x3"] == LINEAR_MACS - down
+    products = 2 * 4 / 64 * (2 * (LINEAR_MACS - down) + down)
+    # A maximum over the inputs, a product an output; and the inner values become numbers: their
+    # scale and bias, their GELU, and four comparisons each.
+    magnitudes = L * N * (F + H)
+    inner = L * N * F * (2 + 12 + 4)
+    assert after.compressed - before.compressed == products + magnitudes + inner
