@@ -80,7 +80,7 @@ def main(
     source = bundled_model()
     recipe = Recipe.load("demo")
     console.print("1-bit all-MiniLM-L6-v2: compress, pretrain, evaluate, report\n", style="bold")
-    made = jobs.run(source, recipe, BUILTIN, out, console=console)
+    report = jobs.run(source, recipe, BUILTIN, out, console=console)
     original, tokenizer = loading.load_pretrained(source)
     sentences = held_out_sentences()
 
@@ -95,9 +95,9 @@ def main(
         "file", f"{before / 1e6:.1f} MB", f"{after / 1e6:.1f} MB",
         f"{before / after:.1f} times smaller",
     )  # fmt: skip
-    operations = made.operations
+    operations = report.operations
     table.add_row(
-        f"operations ({made.sequence_length} tokens)",
+        f"operations ({report.sequence_length} tokens)",
         f"{operations.full_precision / 1e9:.2f} GFLOPs",
         f"{operations.compressed / 1e9:.3f} GFLOPs",
         f"{operations.ratio:.1f} times fewer",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 
-def provenance(earlier: dict[str, Any], job: str, **facts: Any) -> dict[str, Any]:
+def provenance(earlier: dict[str, Any], job: str, **details: Any) -> dict[str, Any]:
     """The provenance of `job`, added to that of the jobs before it.
 
     Args:
@@ -33,7 +33,7 @@ def provenance(earlier: dict[str, Any], job: str, **facts: Any) -> dict[str, Any
             "torch_version": torch.__version__,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
-            **facts,
+            **details,
         }
     }
 

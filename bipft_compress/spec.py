@@ -190,19 +190,19 @@ class BlockSpec:
 
     def norms(self) -> dict[str, NormSpec]:
         """Path below the block to the description of each norm."""
-        found: dict[str, NormSpec] = {}
+        by_path: dict[str, NormSpec] = {}
         if self.bottleneck is not None:
-            found["bottleneck.input_norm"] = self.bottleneck.input_norm
+            by_path["bottleneck.input_norm"] = self.bottleneck.input_norm
             if not self.bottleneck.narrow_values:
-                found["bottleneck.query_norm"] = self.bottleneck.input_norm
+                by_path["bottleneck.query_norm"] = self.bottleneck.input_norm
         if self.attention.norm is not None:
-            found["attention.norm"] = self.attention.norm
+            by_path["attention.norm"] = self.attention.norm
         for number, part in enumerate(self.feed_forward):
             if part.norm is not None:
-                found[f"feed_forward.{number}.norm"] = part.norm
+                by_path[f"feed_forward.{number}.norm"] = part.norm
         if self.bottleneck is not None:
-            found["bottleneck.output_norm"] = self.bottleneck.output_norm
-        return found
+            by_path["bottleneck.output_norm"] = self.bottleneck.output_norm
+        return by_path
 
     def _narrowing(self) -> Iterator[LinearSpec]:
         if self.bottleneck is None:

@@ -183,14 +183,14 @@ def prepare(original: Original) -> tuple[dict[str, Ready], dict[str, str]]:
     for name, make in PEERS.items():
         try:
             with muted():
-                made = make(original)
-                made.call()
+                system = make(original)
+                system.call()
         except ImportError as error:
             missing[name] = f"not installed ({error.name})" if error.name else "not installed"
         except Exception as error:  # whatever ails a peer, the others are measured
             missing[name] = f"failed: {first_line(error)}"
         else:
-            ready[name] = made
+            ready[name] = system
     return ready, missing
 
 

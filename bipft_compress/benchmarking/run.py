@@ -98,11 +98,11 @@ class Bench:
         )
         with torch_threads(setting.threads), tempfile.TemporaryDirectory() as folder:
             original = Original(self.original, ids, setting.threads, Path(folder))
-            ours = Ready(torch_call(self.packed, ids, original.mask), self.packed_bytes)
-            ours.call()
+            own = Ready(torch_call(self.packed, ids, original.mask), self.packed_bytes)
+            own.call()
             ready, missing = prepare(original)
-            ready = {OURS: ours, **ready}
-            calls = {name: made.call for name, made in ready.items()}
+            ready = {OURS: own, **ready}
+            calls = {name: system.call for name, system in ready.items()}
             seconds = interleaved(calls, setting.rounds, setting.threads)
             computer = machine()
         measured = [
@@ -110,11 +110,11 @@ class Bench:
                 name=name,
                 milliseconds=1e3 * statistics.median(seconds[name]),
                 ratio=ratio(seconds[name], seconds[OURS]),
-                file_bytes=made.file_bytes,
+                file_bytes=system.file_bytes,
                 resident_bytes=self.resident.get(name),
-                note=made.note,
+                note=system.note,
             )
-            for name, made in ready.items()
+            for name, system in ready.items()
         ]
         shape = packed_shape(self.directory, setting.batch, setting.sequence_length)
         absent = [MeasuredSystem(name=name, note=reason) for name, reason in missing.items()]

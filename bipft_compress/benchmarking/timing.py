@@ -36,9 +36,9 @@ def interleaved(calls: Mapping[str, Call], rounds: int, threads: int = 1) -> dic
     return seconds
 
 
-def ratio(theirs: list[float], ours: list[float]) -> float:
+def ratio(peer: list[float], own: list[float]) -> float:
     """Median over rounds of their seconds for one of ours."""
-    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+    return statistics.median(a / b for a, b in zip(peer, own, strict=True))
 
 
 @contextmanager

@@ -165,19 +165,19 @@ def describe(model: PreTrainedModel) -> Encoder:
     """
     family, base = check_supported(model.config), _base(model)
     prefix = "" if base is model else f"{model.base_model_prefix}."
-    found = _layers(base, family)
-    if not found:
+    modules = _layers(base, family)
+    if not modules:
         raise UnsupportedModelError(
             f"This {model.config.model_type} model has an unusual layout (it has no "
             f"{family.layer}); only the layout of transformers' own classes is supported."
         )
     layers = []
-    for path, layer in found:
+    for path, layer in modules:
         block = layer.block if hasattr(layer, "block") else _read(family, layer, base)
         layers.append(EncoderLayer(f"{prefix}{path}", block.spec))
     names = {id(module): name for name, module in base.named_modules()}
     words = names[id(base.get_input_embeddings())]
-    inside = tuple(f"{path}." for path, _ in found)
+    inside = tuple(f"{path}." for path, _ in modules)
     others = [
         name
         for name, module in base.named_modules()

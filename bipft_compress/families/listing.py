@@ -58,25 +58,25 @@ def describe_blocks(specs: Sequence[BlockSpec]) -> str:
 
 def _differences(spec: BlockSpec) -> list[str]:
     attention, networks = spec.attention, spec.feed_forward
-    found = []
+    traits = []
     if attention.norm_first:
-        found.append("norms first")
+        traits.append("norms first")
     if attention.norm is not None and attention.norm.kind != "layer":
-        found.append({"rms": "RMSNorm", "affine": "no normalisation"}[attention.norm.kind])
+        traits.append({"rms": "RMSNorm", "affine": "no normalisation"}[attention.norm.kind])
     if attention.key_value_heads != attention.heads:
-        found.append(f"{attention.heads // attention.key_value_heads} heads share keys and values")
+        traits.append(f"{attention.heads // attention.key_value_heads} heads share keys and values")
     if attention.rotary is not None:
-        found.append("rotary positions")
+        traits.append("rotary positions")
     if attention.position_bias:
-        found.append("a bias for each distance")
+        traits.append("a bias for each distance")
     if attention.relative is not None:
-        found.append("disentangled positions")
+        traits.append("disentangled positions")
     if attention.window is not None:
-        found.append(f"a window of {attention.window} tokens to either side")
+        traits.append(f"a window of {attention.window} tokens to either side")
     if networks[0].gated:
-        found.append("gated feed-forward network")
+        traits.append("gated feed-forward network")
     if len(networks) > 1:
-        found.append(f"{len(networks)} feed-forward networks")
+        traits.append(f"{len(networks)} feed-forward networks")
     if spec.bottleneck is not None:
-        found.append("bottlenecks")
-    return found
+        traits.append("bottlenecks")
+    return traits

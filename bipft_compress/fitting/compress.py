@@ -119,16 +119,16 @@ def calibration_sequences(
     """
     tokens = max(FREQUENCY_TOKENS, recipe.initialisation.calibration_tokens)
     length = min(recipe.initialisation.sequence_length, max_sequence_length(model.config))
-    found: list[list[int]] = []
+    cut: list[list[int]] = []
     seen = 0
     for number, document in enumerate(read_documents(calibration)):
         unit = "packed" if number % PACKED_EVERY == 0 else "sentences"
         text = Text(unit=unit, sequence_length=length, shortest=4)
         for sequence in token_sequences([document], tokenizer, text):
-            found.append(sequence)
+            cut.append(sequence)
             seen += len(sequence)
         if seen >= tokens:
             break
-    if not found:
+    if not cut:
         raise CorpusError(f"{calibration} holds no sequence of at least 4 tokens to calibrate on.")
-    return found
+    return cut

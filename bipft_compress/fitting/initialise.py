@@ -127,10 +127,10 @@ def segments(calls: Sequence[int]) -> list[tuple[int, ...]]:
     All but ALBERT's have one call in each.
     """
     last = {layer: position for position, layer in enumerate(calls)}
-    found, start, end = [], 0, -1
+    cuts, start, end = [], 0, -1
     for position, layer in enumerate(calls):
         end = max(end, last[layer])
         if position == end:
-            found.append(tuple(calls[start : position + 1]))
+            cuts.append(tuple(calls[start : position + 1]))
             start = position + 1
-    return found
+    return cuts

@@ -50,11 +50,11 @@ def change_precision(model: PreTrainedModel, encoder: Encoder, activations: Acti
             attention.position_key_scale.mul_(queries)
         if attention.position_query_scale is not None:
             attention.position_query_scale.mul_(keys)
-        largest, wanted = 2**attention.bits - 1, 2**activations.bits - 1
-        attention.probability_scale.mul_(largest / wanted)
+        largest, new = 2**attention.bits - 1, 2**activations.bits - 1
+        attention.probability_scale.mul_(largest / new)
         attention.bits = activations.bits
         attention.key_value_bits = activations.key_value_bits
 
 
-def _ratio(bits: int, wanted: int) -> float:
-    return NORMAL_HALF_STEP[wanted] / NORMAL_HALF_STEP[bits]
+def _ratio(bits: int, new: int) -> float:
+    return NORMAL_HALF_STEP[new] / NORMAL_HALF_STEP[bits]

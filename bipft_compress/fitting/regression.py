@@ -155,10 +155,10 @@ def _descend_block(
         What the codes changed by, (out, block).
     """
     old, within, slopes = w[:, block].clone(), bb[block, block], product[:, block].clone()
-    wanted, diagonal = target[:, block], within.diagonal()
+    goal, diagonal = target[:, block], within.diagonal()
     for k in range(old.shape[1]):
         # Slope of half the error without w_k's own part, which is a parabola around its optimum.
-        slope = scale * (scale * (slopes[:, k] - old[:, k] * diagonal[k]) - wanted[:, k])
+        slope = scale * (scale * (slopes[:, k] - old[:, k] * diagonal[k]) - goal[:, k])
         curvature = scale.square() * diagonal[k]
         best = signed_codes(-slope / curvature.clamp_min(_TINY), 1.0, bits)
         new = torch.where(slope == 0, old[:, k], best)

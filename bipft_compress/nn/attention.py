@@ -135,8 +135,8 @@ class Attention(nn.Module):
         index = relative_index(spec, length, x.device) - first
         if of_keys:
             index = index.T
-        found = products.gather(-1, index.expand(*products.shape[:2], -1, -1))
-        return found.transpose(-1, -2) if of_keys else found
+        picked = products.gather(-1, index.expand(*products.shape[:2], -1, -1))
+        return picked.transpose(-1, -2) if of_keys else picked
 
 
 class FullAttention(Attention):

@@ -189,9 +189,13 @@ class Block(nn.Module):
                 given |= {f"{path}.{name}": value for name, value in part.named_parameters()}
             else:
                 given[path] = part
-        wanted = dict(block.named_parameters())
-        odd = wanted.keys() ^ given.keys()
-        odd |= {name for name in wanted.keys() & given if wanted[name].shape != given[name].shape}
+        parameters = dict(block.named_parameters())
+        odd = parameters.keys() ^ given.keys()
+        odd |= {
+            name
+            for name in parameters.keys() & given
+            if parameters[name].shape != given[name].shape
+        }
         if odd:
             raise ValueError(f"the layer does not fit its description: {', '.join(sorted(odd))}")
         for name, value in given.items():

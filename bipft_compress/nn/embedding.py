@@ -118,11 +118,11 @@ class FrequencyAwareEmbedding(CompressedEmbedding):
         self.position = self._positions(self.is_frequent)
 
     def rows(self, ids: Tensor) -> Tensor:
-        frequent, place = self.is_frequent[ids], self.position[ids]
+        frequent, row = self.is_frequent[ids], self.position[ids]
         rows = self.rounding(self.frequent)
-        common = F.embedding(torch.where(frequent, place, 0), rows)
+        common = F.embedding(torch.where(frequent, row, 0), rows)
         books = self.centroid_rounding(self.codebooks.flatten(0, 1))
-        codes = self.codes[torch.where(frequent, 0, place)].long()
+        codes = self.codes[torch.where(frequent, 0, row)].long()
         offsets = torch.arange(self.parts, device=codes.device) * self.CENTROIDS
         rare = F.embedding(codes + offsets, books).flatten(-2)[..., : self.embedding_dim]
         return torch.where(frequent.unsqueeze(-1), common, rare)

@@ -83,10 +83,10 @@ def module_bits_section(report: Report) -> Section:
     """Bits of weights and activations of every linear layer, one row a layer of the encoder."""
     rows: dict[str, dict[str, str]] = {}
     for part in report.operations.parts:
-        found = _OF_BLOCK.fullmatch(part.name)
-        if part.kind == "linear" and found:
+        linear = _OF_BLOCK.fullmatch(part.name)
+        if part.kind == "linear" and linear:
             activations, weights = part.bits.split("x")
-            rows.setdefault(found[1], {})[found[2]] = f"{weights} x {activations}"
+            rows.setdefault(linear[1], {})[linear[2]] = f"{weights} x {activations}"
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     return Section(
         "Bits by module",

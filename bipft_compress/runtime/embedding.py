@@ -147,10 +147,10 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
         )
 
     def _reference_rows(self, ids: Tensor) -> Tensor:
-        byte, place = ids // 8, ids % 8
+        byte, bit = ids // 8, ids % 8
         flags = unpack_fields(self.is_frequent[byte].unsqueeze(-1), 1, 8)
-        frequent = flags.gather(-1, place.unsqueeze(-1)).squeeze(-1).bool()
-        earlier = torch.arange(8, device=ids.device) < place.unsqueeze(-1)
+        frequent = flags.gather(-1, bit.unsqueeze(-1)).squeeze(-1).bool()
+        earlier = torch.arange(8, device=ids.device) < bit.unsqueeze(-1)
         rank = self.before[byte] + (flags * earlier).sum(-1)
         common = self.frequent.rows(torch.where(frequent, rank, 0))
         codes = self.codes[torch.where(frequent, 0, ids - rank)].long()

@@ -118,8 +118,8 @@ def _set_numbers(
     for name, storage in plan.items():
         if storage.code == "number" and "parametrizations" not in name:
             value = nn.Parameter(tensors[storage.name].float(), requires_grad=False)
-            for place in places[id(names[name])]:
-                path, _, attribute = place.rpartition(".")
+            for shared in places[id(names[name])]:
+                path, _, attribute = shared.rpartition(".")
                 setattr(get_module(model, path), attribute, value)
 
 

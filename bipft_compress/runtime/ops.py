@@ -310,8 +310,8 @@ def rows(ids: Tensor, packed: Tensor, scale: Tensor, bits: int, columns: int, pa
     Raises:
         IndexError: an id is negative or beyond the table.
     """
-    found: Tensor = torch.ops.bipft_compress.rows(ids, packed, scale, bits, columns, path)
-    return found
+    decoded: Tensor = torch.ops.bipft_compress.rows(ids, packed, scale, bits, columns, path)
+    return decoded
 
 
 def words(
@@ -339,8 +339,8 @@ def words(
     Raises:
         IndexError: an id is negative or beyond the table.
     """
-    found: Tensor = torch.ops.bipft_compress.words(ids, frequent, books, rare, numbers, path)
-    return found
+    decoded: Tensor = torch.ops.bipft_compress.words(ids, frequent, books, rare, numbers, path)
+    return decoded
 
 
 def linear(

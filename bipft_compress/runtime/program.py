@@ -46,12 +46,12 @@ def compile_block(block: Block, path: str) -> Tensor | None:
         if part.activation not in known and f"feed_forward.{number}.up" not in folded:
             return None
     arrays = {name: tensor.contiguous().numpy() for name, tensor in _tensors(block, core, folded)}
-    facts = dict(_facts("", asdict(block.spec)))
+    description = dict(_facts("", asdict(block.spec)))
     for linear in block.spec.linears():
-        facts |= _linear_facts(linear.name, linears[linear.name])
+        description |= _linear_facts(linear.name, linears[linear.name])
     for name in ("bits", "key_value_bits", "boolean"):
-        facts[f"{_CORE}.{name}"] = getattr(core, name)
-    return torch.from_numpy(kernels().compile_block(arrays, facts, path))
+        description[f"{_CORE}.{name}"] = getattr(core, name)
+    return torch.from_numpy(kernels().compile_block(arrays, description, path))
 
 
 def compile_linear(linear: PackedLinear, path: str) -> Tensor:

@@ -68,12 +68,12 @@ def with_classifier(
         config.id2label = dict(enumerate(labels))
         config.label2id = {name: number for number, name in enumerate(labels)}
     config.problem_type = "single_label_classification" if labels else "regression"
-    made, decisions = _made(AutoModelForSequenceClassification, config, recipe)
+    new, decisions = _made(AutoModelForSequenceClassification, config, recipe)
     if kept:
-        made.load_state_dict(model.state_dict())
+        new.load_state_dict(model.state_dict())
     else:
-        _take_backbone(made, model)
-    return made, decisions
+        _take_backbone(new, model)
+    return new, decisions
 
 
 def without_head(
@@ -82,9 +82,9 @@ def without_head(
     """The family's own encoder, with the backbone of `model`; else as `with_classifier`."""
     config = copy.deepcopy(model.config)
     choose_pooling(config, "first")
-    made, decisions = _made(AutoModel, config, recipe)
-    _take_backbone(made, model)
-    return made, decisions
+    new, decisions = _made(AutoModel, config, recipe)
+    _take_backbone(new, model)
+    return new, decisions
 
 
 @torch.no_grad()
@@ -97,42 +97,42 @@ def take_head(model: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """
     if type(model) is not type(teacher):
         return
-    ours, theirs = describe(model), describe(teacher)
+    own, other = describe(model), describe(teacher)
     taken = head_parameters(model)
-    if ours.pooler is not None and theirs.pooler is not None:
+    if own.pooler is not None and other.pooler is not None:
         # A pooler's weight may be rounded in either of them: what it reads as is what counts.
-        taken += [f"{ours.pooler}.weight", f"{ours.pooler}.bias"]
+        taken += [f"{own.pooler}.weight", f"{own.pooler}.bias"]
     pairs = []
     for name in taken:
         owner, _, attribute = name.rpartition(".")
-        place, source = model.get_submodule(owner), teacher.get_submodule(owner)
-        pairs.append((place, attribute, getattr(source, attribute).detach().clone()))
-    if any(getattr(place, name).shape != value.shape for place, name, value in pairs):
+        module, source = model.get_submodule(owner), teacher.get_submodule(owner)
+        pairs.append((module, attribute, getattr(source, attribute).detach().clone()))
+    if any(getattr(module, name).shape != value.shape for module, name, value in pairs):
         return
-    for place, name, value in pairs:
-        if parametrize.is_parametrized(place, name):
-            setattr(place, name, value)
+    for module, name, value in pairs:
+        if parametrize.is_parametrized(module, name):
+            setattr(module, name, value)
         else:
-            getattr(place, name).copy_(value)
+            getattr(module, name).copy_(value)
 
 
 def _made(
     auto_class: Any, config: PretrainedConfig, recipe: Recipe | None
 ) -> tuple[PreTrainedModel, list[Decision]]:
-    made: PreTrainedModel = auto_class.from_config(config, attn_implementation="eager").eval()
-    return made, [] if recipe is None else swap(made, recipe)[1]
+    new: PreTrainedModel = auto_class.from_config(config, attn_implementation="eager").eval()
+    return new, [] if recipe is None else swap(new, recipe)[1]
 
 
-def _take_backbone(made: PreTrainedModel, model: PreTrainedModel) -> None:
-    result = made.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
+def _take_backbone(new: PreTrainedModel, model: PreTrainedModel) -> None:
+    result = new.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
     # Some classes go without the pooler, and some checkpoints have none.
     unmatched = [
         *_beside_pooler(model, result.unexpected_keys),
-        *_beside_pooler(made, result.missing_keys),
+        *_beside_pooler(new, result.missing_keys),
     ]
     if unmatched:
         raise CheckpointError(
-            f"The backbone does not fit {type(made).__name__}: {len(unmatched)} tensors are "
+            f"The backbone does not fit {type(new).__name__}: {len(unmatched)} tensors are "
             f"unmatched, such as {unmatched[0]}."
         )
 

@@ -114,8 +114,8 @@ class _WithoutPooler:
 
     def __getattr__(self, name: str) -> Any:
         backbone = self.__dict__["_backbone"]
-        found = getattr(backbone, name)
-        return nn.Identity() if name == "pooler" and found is not None else found
+        attribute = getattr(backbone, name)
+        return nn.Identity() if name == "pooler" and attribute is not None else attribute
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.__dict__["_backbone"], name, value)

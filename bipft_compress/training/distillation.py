@@ -126,13 +126,15 @@ class Distillation:
             self._recording(self.teacher) as teacher_calls,
             at_positions(self.teacher, asked),
         ):
-            theirs = teacher(**inputs, output_hidden_states=True)
+            teacher_outputs = teacher(**inputs, output_hidden_states=True)
         with self._recording(self.student) as student_calls, at_positions(self.student, asked):
-            ours = model(**inputs, output_hidden_states=True)
+            student_outputs = model(**inputs, output_hidden_states=True)
         mask = batch["attention_mask"]
-        terms = self._encoder_terms(ours.hidden_states, theirs.hidden_states, mask)
+        terms = self._encoder_terms(
+            student_outputs.hidden_states, teacher_outputs.hidden_states, mask
+        )
         terms |= self._attention_terms(student_calls, teacher_calls, mask) if self._records else {}
-        terms |= self._head_terms(ours, theirs, batch)
+        terms |= self._head_terms(student_outputs, teacher_outputs, batch)
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
@@ -140,15 +142,15 @@ class Distillation:
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
     def _encoder_terms(
-        self, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], mask: Tensor
+        self, student_outputs: tuple[Tensor, ...], teacher_outputs: tuple[Tensor, ...], mask: Tensor
     ) -> dict[str, Tensor]:
         terms = {}
         if "hidden_states" in self.weights:
-            pairs = list(zip(ours, theirs, strict=True))[1:]
+            pairs = list(zip(student_outputs, teacher_outputs, strict=True))[1:]
             errors = [losses.hidden_state_mse(s, t, mask) for s, t in pairs]
             terms["hidden_states"] = torch.stack(errors).mean()
         if self.weights.keys() & {"sentence_cosine", "sentence_similarity"}:
-            s, t = mean_pool(ours[-1], mask), mean_pool(theirs[-1], mask)
+            s, t = mean_pool(student_outputs[-1], mask), mean_pool(teacher_outputs[-1], mask)
             if "sentence_cosine" in self.weights:
                 terms["sentence_cosine"] = losses.sentence_cosine(s, t)
             if "sentence_similarity" in self.weights:
@@ -164,31 +166,35 @@ class Distillation:
         if "attention_scores" in self.weights:
             assert self.teacher is not None
             errors = []
-            for number, (own, wanted) in zip(self.encoder.calls, pairs, strict=True):
+            for number, (own, other) in zip(self.encoder.calls, pairs, strict=True):
                 path = self.encoder.layers[number].attention
                 scores = own.scores(get_module(self.student, path))
-                target = wanted.scores(get_module(self.teacher, path))
+                target = other.scores(get_module(self.teacher, path))
                 errors.append(losses.attention_score_mse(scores, target, mask))
             terms["attention_scores"] = torch.stack(errors).mean()
         if "directions" in self.weights:
             errors = [
                 losses.direction_mse(heads, target, mask)
-                for own, wanted in pairs
-                for heads, target in zip(own[:3], wanted[:3], strict=True)
+                for own, other in pairs
+                for heads, target in zip(own[:3], other[:3], strict=True)
             ]
             terms["directions"] = torch.stack(errors).mean()
         return terms
 
-    def _head_terms(self, ours: Any, theirs: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _head_terms(
+        self, student_outputs: Any, teacher_outputs: Any, batch: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         terms = {}
-        student, teacher = (logits_by_head(self.student, outputs) for outputs in (ours, theirs))
+        student, teacher = (
+            logits_by_head(self.student, outputs) for outputs in (student_outputs, teacher_outputs)
+        )
         if "mlm" in self.weights:
             labels = batch["labels"][batch["labels"] >= 0]
             terms["mlm"] = F.cross_entropy(student["mlm"].squeeze(0), labels)
         if "nsp" in self.weights:
             terms["nsp"] = F.cross_entropy(student["nsp"], batch["next_sentence_label"])
         if "task" in self.weights and not self.gives_logits:
-            embeddings = mean_pool(ours.last_hidden_state, batch["attention_mask"])
+            embeddings = mean_pool(student_outputs.last_hidden_state, batch["attention_mask"])
             first, second = embeddings.chunk(2)
             cosines = F.cosine_similarity(first, second)
             terms["task"] = losses.similarity_ranking(cosines, batch["labels"])

@@ -69,10 +69,10 @@ class Classifier:
                 f"{where} has {_count(self.labels)} and {task.name} has {_count(task.labels)}: it "
                 "was fine-tuned on another task."
             )
-        theirs, ours = ([name.lower() for name in names] for names in (self.labels, task.labels))
-        if theirs != ours and sorted(theirs) == sorted(ours):
+        own, asked = ([name.lower() for name in names] for names in (self.labels, task.labels))
+        if own != asked and sorted(own) == sorted(asked):
             raise CheckpointError(
-                f"{where} has the labels of {task.name} in another order ({', '.join(theirs)}): "
+                f"{where} has the labels of {task.name} in another order ({', '.join(own)}): "
                 "fine-tune it here."
             )
 
@@ -95,14 +95,14 @@ def read_classifier(directory: str | Path) -> Classifier:
     path = Path(directory)
     if (path / lora.CONFIG).is_file():
         base = read_json(path / lora.CONFIG).get("base_model_name_or_path")
-        facts = read_json(path / FACTS)
-        labels = facts.get("labels")
-        if not isinstance(base, str) or not isinstance(labels, list) or "pooling" not in facts:
+        settings = read_json(path / FACTS)
+        labels = settings.get("labels")
+        if not isinstance(base, str) or not isinstance(labels, list) or "pooling" not in settings:
             raise CheckpointError(f"{path} does not say what it is an adapter of.")
         around = read_trainable(base, frozen=True)
         recipe = around.record.recipe if around.record else None
-        if facts["pooling"]:
-            model, _ = with_classifier(around.model, labels, recipe, facts["pooling"])
+        if settings["pooling"]:
+            model, _ = with_classifier(around.model, labels, recipe, settings["pooling"])
         else:
             model, _ = without_head(around.model, recipe)
         model = lora.load_adapters(model, path)
@@ -134,8 +134,8 @@ def read_trainable(directory: str | Path, *, frozen: bool = False) -> Classifier
 
 def save_classifier(
     target: Path,
-    made: Classifier,
-    facts: dict[str, Any],
+    classifier: Classifier,
+    settings: dict[str, Any],
     *,
     adapted: PeftModel | None = None,
     base: str | Path = "",
@@ -155,14 +155,16 @@ def save_classifier(
     Raises:
         OutputError: the directory exists or cannot be written.
     """
-    if made.record is not None and adapted is None:
-        checkpoint.save(target, made.model, made.tokenizer, made.record, overwrite)
+    if classifier.record is not None and adapted is None:
+        checkpoint.save(
+            target, classifier.model, classifier.tokenizer, classifier.record, overwrite
+        )
         return
     with atomic_directory(target, overwrite) as work:
         if adapted is None:
-            made.model.save_pretrained(work)
+            classifier.model.save_pretrained(work)
         else:
-            place = str(Path(base).resolve()) if Path(base).is_dir() else str(base)
-            lora.save_adapters(adapted, work, place)
-        made.tokenizer.save_pretrained(work)
-        write_atomically(work / FACTS, json.dumps(facts, indent=2))
+            origin = str(Path(base).resolve()) if Path(base).is_dir() else str(base)
+            lora.save_adapters(adapted, work, origin)
+        classifier.tokenizer.save_pretrained(work)
+        write_atomically(work / FACTS, json.dumps(settings, indent=2))
