@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from bipft_compress import load
 from bipft_compress.checkpoint.record import CHECKSUM, RECORD, WEIGHTS
@@ -77,7 +78,7 @@ def _batch(artefacts, numbers, seed, folder, expected, send) -> None:
         shutil.copytree(artefact, mutant)
         try:
             what = _mutate(mutant, draw, sealed=bool(number % 2))
-        except (ValueError, KeyError, UnicodeDecodeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError):
             what = "its files cannot be sealed again"
         where = f"mutant {number} of seed {seed}, {artefact.name}, {what}"
         signal.alarm(LIMIT)

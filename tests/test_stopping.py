@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from bipft_compress.checkpoint.record import WEIGHTS
+from bipft_compress.cli.shell import _stopped
+from bipft_compress.errors import Stopped
 
 from .test_cli import RECIPE
 
@@ -92,6 +94,22 @@ def test_a_stopped_compression_leaves_nothing(make_checkpoint, corpus, tmp_path)
     again = shlex.join(["bipft-compress", *map(str, command)])
     assert text.endswith(f"Stopped by SIGTERM. Nothing was changed; to start again:\n  {again}\n")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resumable", "says"),
+    [
+        (["pretrain"], True, "What was trained is kept; go on with:\n  x pretrain --resume"),
+        (["pretrain"], False, "Nothing was changed; to start again:\n  x pretrain"),
+        (["run", "a b"], False, "What is complete is kept; go on with:\n  x run 'a b'"),
+        (["run"], True, "What is complete is kept; go on with:\n  x run"),
+        ([], True, "What is complete is kept; go on with:\n  x"),
+    ],
+)
+def test_what_a_person_is_told(arguments, resumable, says):
+    stop = Stopped(signal.SIGTERM)
+    stop.resumable = resumable
+    assert _stopped(stop, ["/bin/x", *arguments]) == f"Stopped by SIGTERM. {says}"
 
 
 def test_a_signal_that_is_to_be_ignored_is_ignored(call, tmp_path, monkeypatch):

@@ -112,18 +112,23 @@ def guard(command: Callable[[], object]) -> None:
         sys.exit(1)
 
 
+_MODULES = {
+    "__main__.py": "bipft-compress",
+    "demo.py": "python -m bipft_compress.demo",
+}
+"""Files that Python runs, and the command that runs them."""
+
+
 def _stopped(stop: Stopped, arguments: list[str]) -> str:
     """What a person is told, and the command that goes on."""
     name, *given = arguments
-    program = Path(name).name
-    if program == "__main__.py":
-        program = "bipft-compress"
-    if stop.resumable and given[0] in ("pretrain", "finetune"):
+    program = _MODULES.get(Path(name).name, Path(name).name)
+    if stop.resumable and given[:1] in (["pretrain"], ["finetune"]):
         kept = "What was trained is kept; go on with"
         given += [] if "--resume" in given else ["--resume"]
-    elif given[:1] == ["run"]:
+    elif stop.resumable or given[:1] == ["run"]:
         kept = "What is complete is kept; go on with"
     else:
         kept = "Nothing was changed; to start again"
     how = "Ctrl-C" if stop.number == signal.SIGINT else _SIGNALS[stop.number]
-    return f"Stopped by {how}. {kept}:\n  {shlex.join([program, *given])}"
+    return f"Stopped by {how}. {kept}:\n  {' '.join([program, shlex.join(given)]).strip()}"

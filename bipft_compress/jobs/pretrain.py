@@ -15,7 +15,7 @@ from bipft_compress import checkpoint, loading
 from bipft_compress.checkpoint.record import RECORD, Record
 from bipft_compress.device import AUTO
 from bipft_compress.families import describe
-from bipft_compress.files import atomic_directory
+from bipft_compress.files import atomic_directory, check_output
 from bipft_compress.fitting.precision import change_precision
 from bipft_compress.jobs.identity import corpus_identity, training_identity
 from bipft_compress.provenance import provenance
@@ -66,6 +66,7 @@ def pretrain(
     with claim_training(target, resume=resume, overwrite=overwrite, inputs=inputs) as work:
         record = Record.read(Path(directory))
         guide = teacher or record.teacher
+        check_output(target, True, [guide])
         chosen = recipe or record.recipe
         identity = training_identity(directory, guide) | {"corpus": corpus_identity(corpus)}
         if chosen.schedule:

@@ -10,7 +10,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bipft_compress.errors import CheckpointError, first_line
 from bipft_compress.files import read_json
 
-_FAULTS = (OSError, ValueError, TypeError, KeyError, ImportError, HFValidationError)
+_FAULTS = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError,
+    HFValidationError,
+)  # fmt: skip
 """What transformers raises for files it cannot make a tokenizer of."""
 
 

@@ -1,4 +1,3 @@
-import json
 import shutil
 import sys
 
@@ -10,6 +9,8 @@ from bipft_compress.benchmarking.run import OURS, Bench, Setting
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.errors import UserError
 from bipft_compress.reporting import Measured, Report
+
+from ..sealing import edit_record
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +47,7 @@ def test_a_measurement(artefact):
 
 def test_an_original_that_is_gone_is_replaced_and_said_so(copy):
     shutil.rmtree(copy.parent / "original", ignore_errors=True)
-    record = json.loads((copy / "compression.json").read_text())
-    record["teacher"] = str(copy.parent / "gone")
-    (copy / "compression.json").write_text(json.dumps(record))
+    edit_record(copy, teacher=str(copy.parent / "gone"))
     measured = Bench(copy).measure(Setting(sequence_length=5, rounds=1))
     assert measured.original.startswith("an untrained model of its shape")
     assert measured.systems[1].milliseconds

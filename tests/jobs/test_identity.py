@@ -227,6 +227,9 @@ class TestPretraining:
         for out in (start, start / "below", tmp_path, tmp_path / "bert-Model"):
             with pytest.raises(OutputError, match="the input"):
                 pretrain(start, corpus, out, teacher=tmp_path / "bert-Model", overwrite=True)
+        # The teacher that the record names.
+        with pytest.raises(OutputError, match="is the input itself"):
+            pretrain(start, corpus, tmp_path / "bert-Model", overwrite=True)
         for out in (start, start / "below", tmp_path):
             with pytest.raises(OutputError, match="the input"):
                 jobs.pack_checkpoint(start, out, overwrite=True)
