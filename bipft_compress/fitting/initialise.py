@@ -118,7 +118,8 @@ def _normalised_error(student: LayerwiseRunner, examples: Sequence[Example]) -> 
         target = example.output
         error += float((call.hidden - target).square().sum())
         total += float((target - target.mean((0, 1))).square().sum())
-    return error / total
+    # Weights of zeros give hidden states that do not vary: nothing is missing where nothing is.
+    return error / total if total else error
 
 
 def segments(calls: Sequence[int]) -> list[tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """Binary layers and the pieces they are made of. Knows nothing of model families or files."""
 
-from bipft_compress.nn.attention import BinaryAttention, FullAttention
+from bipft_compress.nn.attention import FullAttention
+from bipft_compress.nn.binary_attention import BinaryAttention
 from bipft_compress.nn.block import Block
 from bipft_compress.nn.embedding import (
     CompressedEmbedding,

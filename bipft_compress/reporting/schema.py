@@ -103,7 +103,7 @@ class Measured(Strict):
     sequence_length: int = Field(ge=1, description="Tokens of a sequence, none of them padding.")
     threads: int = Field(ge=1, description="That every system may use.")
     rounds: int = Field(ge=1, description="Forward passes of each system.")
-    path: str = Field(description="Kernels chosen: avx512, avx2, neon, portable or reference.")
+    path: str = Field(description="Kernels chosen: amx, avx512, avx2, neon, portable or reference.")
     blocks: dict[str, int] = Field(
         default_factory=dict,
         description="Kernels, or reference, to the encoder blocks that ran on it; empty where not "
