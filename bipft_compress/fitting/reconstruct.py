@@ -7,6 +7,7 @@ only, so it is sharp, and a step costs a fraction of one through the whole model
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -23,8 +24,8 @@ WARMUP = 0.1
 FULL_RATE = 0.5
 """Normalised error from which on the learning rate is the recipe's; below, its root counts."""
 
-START_EXAMPLES = 8
-"""Examples that a layer's error before the descent is taken from, where there are so many."""
+COMPARED_EXAMPLES = 8
+"""Examples that a layer's error before and after the descent is taken from, of all lengths."""
 
 
 def reconstruct_layer(
@@ -32,15 +33,20 @@ def reconstruct_layer(
 ) -> None:
     """Train the student's layer on the teacher's output for the same tokens, in place.
 
+    A descent that leaves more than the closed forms did, as on very little text, is undone.
+
     Args:
         layer: the student's.
         examples: calls of it, and the hidden states that the teacher has after them.
         choices: the recipe's `initialisation` section.
     """
+    unit = _variance([target for _, target in examples]) / len(examples)
+    if not unit:
+        return  # weights of zeros: there is nothing to learn
+    few = examples[:: -(-len(examples) // COMPARED_EXAMPLES)]
+    before, start = copy.deepcopy(layer.state_dict()), _error(layer, few)
     # Where closed forms leave little, large steps would only add to it.
-    rate = choices.layer_learning_rate * min(
-        1.0, (_start_error(layer, examples) / FULL_RATE) ** 0.5
-    )
+    rate = choices.layer_learning_rate * min(1.0, (start / FULL_RATE) ** 0.5)
     groups = relative_rates(layer, rate)
     parameters = [parameter for group in groups for parameter in group["params"]]
     # No decay: scales and estimators are fitted numbers, and of a latent weight the code counts.
@@ -49,7 +55,6 @@ def reconstruct_layer(
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / (WARMUP * steps), 1.0) * (1.0 - step / steps)
     )
-    unit = _variance([target for _, target in examples]) / len(examples)
     for epoch in range(choices.layer_epochs):
         order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(epoch))
         for number in order.tolist():
@@ -62,14 +67,16 @@ def reconstruct_layer(
             optimizer.step()
             scheduler.step()
     optimizer.zero_grad(set_to_none=True)
+    if not _error(layer, few) <= start:
+        layer.load_state_dict(before)
 
 
 @torch.no_grad()
-def _start_error(layer: nn.Module, examples: Sequence[tuple[Call, Tensor]]) -> float:
-    """Normalised squared error of the layer on a few examples of all lengths."""
-    few = examples[:: -(-len(examples) // START_EXAMPLES)]
-    error = sum(float((call.run(layer) - target).square().sum()) for call, target in few)
-    return error / _variance([target for _, target in few])
+def _error(layer: nn.Module, examples: Sequence[tuple[Call, Tensor]]) -> float:
+    """Normalised squared error of the layer's output; 0 where the target does not vary."""
+    error = sum(float((call.run(layer) - target).square().sum()) for call, target in examples)
+    variance = _variance([target for _, target in examples])
+    return error / variance if variance else 0.0
 
 
 def _variance(targets: Sequence[Tensor]) -> float:

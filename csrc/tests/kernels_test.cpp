@@ -57,6 +57,7 @@ void test_linear(int in, int out, int count, int weight_bits, int bits) {
   Source source;
   source.numbers = {{"linear.inputs", in}, {"linear.outputs", out}, {"linear.bits", bits},
                     {"linear.weight_bits", weight_bits}};
+  source.words = {{"linear.dynamic_scale", "none"}};
   source.arrays = {{"linear.weight", {planes.data(), weight_bits * out * bytes, 1}},
                    {"linear.shift", {zeros.data(), in, 4}},
                    {"linear.bias", {zeros.data(), out, 4}},

@@ -66,7 +66,7 @@ def test_what_is_written(packed):
         for name, tensor in tensors.items()
     }
     assert tensors[QUERY].dtype == torch.uint8
-    assert tensors[QUERY].shape == (36, 5)
+    assert tensors[QUERY].shape == (2, 36, 5)  # two planes
     config = json.loads((packed / "config.json").read_text())["quantization_config"]
     assert config.keys() == {
         "quant_method", "version", "activations", "embeddings", "kept", "estimators",
@@ -164,7 +164,7 @@ FAULTS = {
     ),
     "other shape": (
         lambda d: _rewrite(d, lambda t: t.update({QUERY: torch.zeros(36, 4, dtype=torch.uint8)})),
-        rf"{QUERY} is torch.uint8 \(36, 4\), not torch.uint8 \(36, 5\)",
+        rf"{QUERY} is torch.uint8 \(36, 4\), not torch.uint8 \(2, 36, 5\)",
     ),
     "other type": (
         lambda d: _rewrite(d, lambda t: t.update({QUERY: torch.zeros(36, 5).half()})),

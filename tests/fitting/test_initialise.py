@@ -253,3 +253,26 @@ def _inputs(model, encoder, batch) -> list[torch.Tensor]:
     """Hidden states before each call of a layer: those after the one before it."""
     first = LayerwiseRunner(model, encoder, [batch]).calls[0].hidden
     return [first, *_outputs(model, encoder, batch)[:-1]]
+
+
+def test_weights_of_zeros_have_a_start(make_model, batches):
+    model = copy.deepcopy(make_model("bert"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    recipe = Recipe.load({"initialisation": {"layer_epochs": 1}})
+    student = copy.deepcopy(model)
+    encoder, _ = swap(student, recipe)
+    errors = initialise(student, teacher_of(model), encoder, batches, recipe.initialisation)
+    assert errors == [0.0, 0.0]
+    assert all(torch.isfinite(value).all() for value in student.state_dict().values())
+    assert torch.equal(student.eval()(batches[0]).last_hidden_state, torch.zeros(6, 9, 36))
+
+
+def test_a_descent_that_makes_it_worse_is_undone(make_pair):
+    """At a rate without bounds, what comes out is the closed forms'."""
+    closed = make_pair("bert", recipe=FULL)
+    wild = {"initialisation": {"layer_epochs": 1, "layer_learning_rate": 1e4}}
+    undone = make_pair("bert", recipe=FULL | wild)
+    for name, value in closed.student.state_dict().items():
+        assert torch.equal(value, undone.student.state_dict()[name]), name
