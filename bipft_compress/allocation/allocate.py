@@ -68,17 +68,17 @@ class Allocator:
         self.model, self.length = model, length
         sign = recipe.embeddings.model_copy(update={"code": "sign", "bits": 1})
         self.recipe = recipe.model_copy(update={"embeddings": sign})
-        sequences = calibration_sequences(tokenizer, recipe, calibration, model)
+        self.sequences = calibration_sequences(tokenizer, recipe, calibration, model)
         embedding = model.get_input_embeddings()
         assert isinstance(embedding, nn.Embedding)
-        frequencies = token_frequencies(sequences, embedding.num_embeddings)
+        frequencies = token_frequencies(self.sequences, embedding.num_embeddings)
         teacher = teacher_of(model)
         _, _, shape = self._swapped(self.recipe)
         self.parts: list[Part] = measure(
             teacher,
             describe(teacher),
             shape,
-            calibration_batches(first_tokens(sequences, MEASURED_TOKENS), BATCH_TOKENS),
+            calibration_batches(first_tokens(self.sequences, MEASURED_TOKENS), BATCH_TOKENS),
             frequencies,
             recipe.initialisation.damping,
         )
@@ -156,7 +156,7 @@ class Allocator:
                 number
                 for number, choice in enumerate(part.choices)
                 if bits in (None, choice.weights)
-                and (part.kind == "embedding" or choice.activations == activations)
+                and choice.activations == _uniform_activations(part, activations)
                 # One bit needs no magnitudes, and folds without.
                 and (activations > 1 or choice.dynamic_scale == "none")
             ]
@@ -245,6 +245,11 @@ class Allocator:
 def _same(part: Part, weights: int, embeddings: int) -> int | None:
     """Bits of a part's weights where all have the same; None for an attention, which has none."""
     return {"linear": weights, "embedding": embeddings}.get(part.kind)
+
+
+def _uniform_activations(part: Part, activations: int) -> int:
+    """Bits of a part's codes where all have the same, or as many of them as it may have."""
+    return min(activations, max(choice.activations for choice in part.choices))
 
 
 def _pattern(part: Part) -> str:

@@ -19,7 +19,7 @@ from bipft_compress.fitting.initialise import initialise
 from bipft_compress.nn import CompressedEmbedding
 from bipft_compress.recipe import Recipe, Text
 from bipft_compress.storage.plan import round_to_stored
-from bipft_compress.structure.swap import Decision, swap
+from bipft_compress.structure.swap import Decision, on_meta, swap
 from bipft_compress.text.batches import calibration_batches, token_frequencies
 from bipft_compress.text.corpus import BUILTIN, read_documents
 from bipft_compress.text.sequences import token_sequences
@@ -72,11 +72,24 @@ def compress(
         RecipeError: the recipe does not fit the model, or a number of it the bits it is kept at.
         CorpusError: the text is missing, empty or not text.
     """
+    # Before any text is read: a recipe that does not fit the model should not cost a minute.
+    swap(on_meta(model), recipe)
+    sequences = calibration_sequences(tokenizer, recipe, calibration, model)
+    return compress_on(model, recipe, sequences, seed=seed, progress=progress)
+
+
+def compress_on(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    sequences: list[list[int]],
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Compressed:
+    """`compress` on text that is token sequences already: see `calibration_sequences`."""
     set_seed(seed)
     student = copy.deepcopy(model)
-    # Before any text is read: a recipe that does not fit the model should not cost a minute.
     encoder, decisions = swap(student, recipe)
-    sequences = calibration_sequences(tokenizer, recipe, calibration, model)
     choices = recipe.initialisation
     embedding = get_module(student, encoder.word_embeddings)
     if isinstance(embedding, CompressedEmbedding):

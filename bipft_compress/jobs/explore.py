@@ -10,7 +10,7 @@ from bipft_compress.allocation import Allocation, Allocator, Targets
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import UserError
 from bipft_compress.files import claim_output, write_atomically
-from bipft_compress.fitting.compress import compress
+from bipft_compress.fitting.compress import compress_on
 from bipft_compress.jobs.keep import COMPARED_SENTENCES, first_sentences
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
@@ -79,7 +79,7 @@ def explore(
         points = []
         for number, targets in enumerate(allocator.ladder(budgets)):
             allocation = allocator.allocate(targets)
-            student = compress(model, tokenizer, allocation.recipe, calibration, seed=seed)
+            student = compress_on(model, allocation.recipe, allocator.sequences, seed=seed)
             points.append(
                 CurvePoint(
                     operations=allocation.operations,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bipft_compress.allocation import Allocation, Allocator
 from bipft_compress.errors import UserError
-from bipft_compress.fitting.compress import Compressed, compress
+from bipft_compress.fitting.compress import Compressed, compress_on
 from bipft_compress.recipe import Recipe
 from bipft_compress.tasks.sts import SentencePairs, likeness, spearman
 from bipft_compress.text.corpus import read_documents
@@ -101,7 +101,7 @@ def compress_keeping(
         # The finest first: where it does not do, nothing else has to be tried.
         step = STEPS - 1 if best is None and low == 0 else (low + high) // 2
         allocation = allocator.allocate(ladder[step])
-        compressed = compress(model, tokenizer, allocation.recipe, calibration, seed=seed)
+        compressed = compress_on(model, allocation.recipe, allocator.sequences, seed=seed)
         quality = measure(compressed.model)
         logger.info(
             "%.1f times fewer operations, %.1f times smaller: keeps %.4f, %.4f wanted",
