@@ -11,7 +11,7 @@ from bipft_compress.allocation.measure import Part, measure
 from bipft_compress.allocation.targets import Allocation, Row, Targets
 from bipft_compress.counting import ModelShape, count_operations, read_shape
 from bipft_compress.errors import UserError
-from bipft_compress.families import Encoder, describe, teacher_of
+from bipft_compress.families import Encoder, describe, max_sequence_length, teacher_of
 from bipft_compress.fitting.compress import calibration_sequences, first_tokens
 from bipft_compress.recipe import Precision, Recipe
 from bipft_compress.storage.codec import file_bytes, packed_like
@@ -43,7 +43,8 @@ class Allocator:
         tokenizer: of `model`.
         recipe: everything but the bits of modules and word embeddings.
         calibration: text like that the model will see.
-        length: tokens of the sequence that operations are counted for.
+        length: tokens of the sequence that operations are counted for, where the model has as many
+            positions.
 
     Raises:
         UserError: the recipe fixes bits by module itself.
@@ -65,7 +66,7 @@ class Allocator:
                 f"Recipe {recipe.name} fixes bits by module, and a target chooses them: leave one "
                 "of the two out."
             )
-        self.model, self.length = model, length
+        self.model, self.length = model, min(length, max_sequence_length(model.config))
         sign = recipe.embeddings.model_copy(update={"code": "sign", "bits": 1})
         self.recipe = recipe.model_copy(update={"embeddings": sign})
         self.sequences = calibration_sequences(tokenizer, recipe, calibration, model)

@@ -54,6 +54,21 @@ def curve_title(curve: Curve) -> str:
     return f"What each budget keeps: {curve.checkpoint}"
 
 
+def curve_headline(curve: Curve) -> Table:
+    """The cheapest point, one in the middle, and the finest: name, original, kept, saved."""
+    shown = [curve.points[0], curve.points[len(curve.points) // 2], curve.points[-1]]
+    rows: list[Row] = [
+        (
+            f"{units.ratio(point.memory)} smaller",
+            "1" if point.score is None else f"{curve.score:.4f}",
+            f"{point.likeness:.3f}" if point.score is None else f"{point.score:.4f}",
+            f"{units.ratio(point.operations)} fewer operations",
+        )
+        for point in shown
+    ]
+    return Table(("size", "original", "kept", "saved"), "lrrl", rows)
+
+
 def curve_table(curve: Curve) -> Table:
     """All points in numbers."""
     header: Row = ("fewer operations", "smaller", "error", LIKENESS)
@@ -101,7 +116,7 @@ def render_curve_html(curve: Curve) -> str:
 
     return render_page(
         curve_title(curve),
-        curve_table(curve),
+        curve_headline(curve),
         curve_sections(curve),
         {"curve": draw_curve(curve)},
         {"curve": "Quality of each budget against how many times smaller it is"},

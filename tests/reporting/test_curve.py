@@ -1,0 +1,41 @@
+"""The curve's page: every point in numbers, in the picture, and with the command that makes it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bipft_compress.reporting.curve import (
+    Curve,
+    CurvePoint,
+    render_curve_html,
+    render_curve_markdown,
+)
+
+
+def _curve(scored: bool) -> Curve:
+    points = [
+        CurvePoint(
+            operations=50.0 / n,
+            memory=28.0 / n,
+            error=0.9 / n,
+            likeness=0.4 + 0.1 * n,
+            score=0.6 + 0.05 * n if scored else None,
+            command=f"bipft-compress compress <model> --target-memory {28 / n:.1f} --out DIR",
+        )
+        for n in (1, 2, 3)
+    ]
+    return Curve(checkpoint="a & b", score=0.87 if scored else None, points=points, provenance={})
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_both_forms_hold_every_point(scored):
+    curve = _curve(scored)
+    html, markdown = render_curve_html(curve), render_curve_markdown(curve)
+    for text in (html, markdown):
+        for value in ("28.0x", "14.0x", "9.3x", "0.300", "0.700"):
+            assert value in text
+        assert ("0.8700" in text) == scored
+    assert html.count("<svg") == 1
+    assert "a &amp; b" in html
+    assert "compress &lt;model&gt; --target-memory 14.0" in html
+    assert Curve.model_validate_json(curve.model_dump_json()) == curve
