@@ -69,7 +69,8 @@ def test_what_is_written(packed):
     assert tensors[QUERY].shape == (2, 36, 5)  # two planes
     config = json.loads((packed / "config.json").read_text())["quantization_config"]
     assert config.keys() == {
-        "quant_method", "version", "activations", "embeddings", "kept", "estimators",
+        "quant_method", "version", "weights", "activations", "embeddings", "kept", "estimators",
+        "modules",
     }  # fmt: skip
     assert config["activations"]["key_value_bits"] == 2
     assert {path.suffix for path in packed.iterdir()} == {".json", ".safetensors"}
