@@ -18,6 +18,11 @@ KINDS = (
 """Kinds of linear layer: what a recipe gives ranks to."""
 
 
+DynamicScale = Literal["none", "rms", "max"]
+"""What a token's own codes are scaled with: nothing, the root mean square of its shifted
+activations, or their largest magnitude."""
+
+
 @dataclass(frozen=True)
 class LinearSpec:
     """A linear layer of a block.

@@ -10,6 +10,7 @@ from bipft_compress.allocation.choose import Budget, Cost, cheapest, choose
 from bipft_compress.allocation.measure import Part, measure
 from bipft_compress.allocation.targets import Allocation, Row, Targets
 from bipft_compress.counting import ModelShape, count_operations, read_shape
+from bipft_compress.counting.memory import FULL_BYTES
 from bipft_compress.errors import UserError
 from bipft_compress.families import Encoder, describe, max_sequence_length, teacher_of
 from bipft_compress.fitting.compress import calibration_sequences, first_tokens
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-FULL_BYTES = 4
 
 MEASURED_TOKENS = 2048
 """Tokens of calibration text that errors are measured on: they only rank choices."""
@@ -83,8 +82,9 @@ class Allocator:
             frequencies,
             recipe.initialisation.damping,
         )
+        self._options = {part.name: part.options for part in self.parts}
         # Options have the whole bytes of their codes, and what their operations are above these.
-        cost, _ = self._count(self.recipe)
+        cost, self._full = self._count(self.recipe)
         coded = sum(part.options[0].cost.bytes for part in self.parts)
         self._fixed = Cost(cost.operations, cost.bytes - coded)
 
@@ -94,31 +94,30 @@ class Allocator:
         Raises:
             UserError: no bits reach them.
         """
-        full = self._count(self.recipe)[1]
+        full = self._full
         budget = Budget(
             None if targets.operations is None else full.operations / targets.operations,
             None if targets.memory is None else full.bytes / targets.memory,
         )
-        options = {part.name: part.options for part in self.parts}
         slack = Cost()
         for _ in range(ROUNDS):
             limit = Budget(
                 None if budget.operations is None else budget.operations - slack.operations,
                 None if budget.bytes is None else budget.bytes - slack.bytes,
             )
-            chosen = choose(options, self._fixed, limit)
+            chosen = choose(self._options, self._fixed, limit)
             if chosen is None:
                 break
             recipe = self._with_bits(chosen)
             cost, _ = self._count(recipe)
             if budget.allows(cost):
-                return self._allocation(recipe, chosen, cost, full)
+                return self._allocation(recipe, chosen, cost)
             # Parts are not quite independent: a little less, and again.
             slack += Cost(
                 max(0.0, cost.operations - (budget.operations or cost.operations)),
                 max(0.0, cost.bytes - (budget.bytes or cost.bytes)),
             )
-        raise self._refusal(targets, full)
+        raise self._refusal(targets)
 
     def ladder(self, count: int) -> list[Targets]:
         """Targets from the cheapest choice of bits to the finest, in equal ratios.
@@ -126,12 +125,11 @@ class Allocator:
         Args:
             count: how many, at least 2.
         """
-        options = {part.name: part.options for part in self.parts}
         both = Budget(operations=1.0, bytes=1.0)
-        least, full = self._count(self._with_bits(cheapest(options, both)))
+        least, full = self._count(self._with_bits(cheapest(self._options, both)))
         finest = {
             name: min(range(len(of_part)), key=lambda n, of_part=of_part: of_part[n].error)  # type: ignore[misc]
-            for name, of_part in options.items()
+            for name, of_part in self._options.items()
         }
         most, _ = self._count(self._with_bits(finest))
 
@@ -163,37 +161,34 @@ class Allocator:
             ]
             chosen[part.name] = min(same, key=lambda n, part=part: part.options[n].error)  # type: ignore[misc]
         recipe = self._with_bits(chosen)
-        cost, full = self._count(recipe)
-        return self._allocation(recipe, chosen, cost, full)
+        cost, _ = self._count(recipe)
+        return self._allocation(recipe, chosen, cost)
 
-    def _allocation(
-        self, recipe: Recipe, chosen: dict[str, int], cost: Cost, full: Cost
-    ) -> Allocation:
+    def _allocation(self, recipe: Recipe, chosen: dict[str, int], cost: Cost) -> Allocation:
         rows = []
         for part in self.parts:
             choice, option = part.choices[chosen[part.name]], part.options[chosen[part.name]]
             rows.append(
                 Row(
-                    _pattern(part), part.kind, choice.weights, choice.activations,
+                    part.name, part.kind, choice.weights, choice.activations,
                     choice.dynamic_scale, option.error,
                 )
             )  # fmt: skip
         return Allocation(
             recipe,
-            full.operations / cost.operations,
-            full.bytes / cost.bytes,
+            self._full.operations / cost.operations,
+            self._full.bytes / cost.bytes,
             sum(row.error for row in rows),
             tuple(rows),
         )
 
-    def _refusal(self, targets: Targets, full: Cost) -> UserError:
-        options = {part.name: part.options for part in self.parts}
-        nearest = []
+    def _refusal(self, targets: Targets) -> UserError:
+        full, nearest = self._full, []
         if targets.operations is not None:
-            cost = self._count(self._with_bits(cheapest(options, Budget(operations=1.0))))[0]
+            cost = self._count(self._with_bits(cheapest(self._options, Budget(operations=1.0))))[0]
             nearest.append(f"{full.operations / cost.operations:.1f} times fewer operations")
         if targets.memory is not None:
-            cost = self._count(self._with_bits(cheapest(options, Budget(bytes=1.0))))[0]
+            cost = self._count(self._with_bits(cheapest(self._options, Budget(bytes=1.0))))[0]
             nearest.append(f"{full.bytes / cost.bytes:.1f} times less memory")
         return UserError(
             "No choice of bits reaches these targets: the nearest that this model and recipe allow "
@@ -208,11 +203,11 @@ class Allocator:
             if part.kind == "embedding":
                 embeddings = embeddings.model_copy(update={"bits": choice.weights})
             elif part.kind == "attention":
-                modules[_pattern(part)] = Precision.model_validate(
+                modules[part.name] = Precision.model_validate(
                     {"activations": choice.activations, "key_values": choice.activations}
                 )
             else:
-                modules[_pattern(part)] = Precision.model_validate(
+                modules[part.name] = Precision.model_validate(
                     {
                         "weights": choice.weights,
                         "activations": choice.activations,
@@ -251,12 +246,3 @@ def _same(part: Part, weights: int, embeddings: int) -> int | None:
 def _uniform_activations(part: Part, activations: int) -> int:
     """Bits of a part's codes where all have the same, or as many of them as it may have."""
     return min(activations, max(choice.activations for choice in part.choices))
-
-
-def _pattern(part: Part) -> str:
-    """A recipe's pattern for the modules of a part."""
-    parents = {path.rpartition(".")[0] for path in part.modules}
-    names = "|".join(path.rpartition(".")[2] for path in part.modules)
-    if len(part.modules) == 1:
-        return part.modules[0]
-    return f"{parents.pop()}.({names})" if len(parents) == 1 else "|".join(part.modules)

@@ -10,13 +10,10 @@ from torch import Tensor
 
 from bipft_compress.fitting.attention import AttentionSample, fit_attention
 from bipft_compress.fitting.moments import LinearMoments
+from bipft_compress.fitting.regression import least_squares_scale
 from bipft_compress.nn import BinaryAttention, FullAttention, SignEmbedding, signed_codes
-from bipft_compress.nn.quantizers import (
-    DynamicScale,
-    best_scale,
-    nearest_codes,
-    token_magnitude,
-)
+from bipft_compress.nn.quantizers import activation_scale, nearest_codes, token_magnitude
+from bipft_compress.spec import DynamicScale
 
 WEIGHT_BITS = (1, 2, 3, 4)
 INPUTS: tuple[tuple[int, DynamicScale], ...] = (
@@ -73,17 +70,17 @@ def linear_errors(
         m = moments.centred()
         for weight_bits, of_rows in codes.items():
             of_rows = of_rows.to(m.bb)
-            variance = ((of_rows @ m.bb) * of_rows).sum(1).clamp_min(torch.finfo(m.bb.dtype).tiny)
-            left = (m.yy - (m.yb * of_rows).sum(1).square() / variance).clamp_min(0).float()
+            explained = least_squares_scale(of_rows, m.yb, m.bb) * (m.yb * of_rows).sum(1)
+            left = (m.yy - explained).clamp_min(0).float()
             yield Choice(weight_bits, bits, dynamic_scale), list(left.split(widths))
 
 
 def _code_values(s: Tensor, bits: int, dynamic_scale: DynamicScale) -> Tensor:
     """Codes of shifted inputs (tokens, in), times the magnitudes of their tokens."""
-    magnitude = token_magnitude(s, dynamic_scale)
-    relative = s if magnitude is None else s / magnitude
-    codes = signed_codes(relative, best_scale(relative.flatten().unsqueeze(0), bits), bits)
-    return codes if magnitude is None else codes * magnitude
+    magnitude, scale = token_magnitude(s, dynamic_scale), activation_scale(s, bits, dynamic_scale)
+    if magnitude is None:
+        return signed_codes(s, scale, bits)
+    return signed_codes(s, scale * magnitude, bits) * magnitude
 
 
 def attention_errors(

@@ -35,7 +35,7 @@ class Part:
     """Modules whose bits are chosen together.
 
     Attributes:
-        name: shown to people: a path.
+        name: a recipe's pattern for its modules, which is also shown.
         modules: paths of linear layers that read the same input; or of one attention, or of the
             word embeddings.
         kind: ``linear``, ``attention`` or ``embedding``.
@@ -85,6 +85,14 @@ def measure(
             parts += one.linears(sensitivity)
             parts.append(one.attention(sensitivity[layer.attention], damping))
     return parts
+
+
+def _pattern(paths: Sequence[str]) -> str:
+    """A recipe's pattern for some modules, as short as their paths allow."""
+    parents = {path.rpartition(".")[0] for path in paths}
+    if len(paths) == 1 or len(parents) > 1:
+        return "|".join(paths)
+    return f"{parents.pop()}.({'|'.join(path.rpartition('.')[2] for path in paths)})"
 
 
 def _embedding(
@@ -140,7 +148,7 @@ class _OneLayer:
                 )
                 choices.append(choice)
                 options.append(Option(error, self._cost(stage, choice)))
-            yield Part(" ".join(paths), paths, "linear", tuple(choices), tuple(options))
+            yield Part(_pattern(paths), paths, "linear", tuple(choices), tuple(options))
 
     def _cost(self, stage: Sequence[LinearSpec], choice: Choice) -> Cost:
         bits = {

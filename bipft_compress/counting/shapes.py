@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from bipft_compress.counting.surroundings import OutsideShape, TableShape, read_surroundings
 from bipft_compress.families import Encoder, EncoderLayer, get_module
 from bipft_compress.nn import BinaryAttention, BinaryLinear
-from bipft_compress.nn.quantizers import DynamicScale
-from bipft_compress.spec import BlockSpec, LinearSpec
+from bipft_compress.spec import BlockSpec, DynamicScale, LinearSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -23,7 +23,7 @@ from bipft_compress.fitting.regression import (
     fit_linear,
 )
 from bipft_compress.nn import BinaryAttention, BinaryLinear, FullAttention
-from bipft_compress.nn.quantizers import LATENT_STEP, best_scale, nearest_codes, token_magnitude
+from bipft_compress.nn.quantizers import LATENT_STEP, activation_scale, signed_codes
 from bipft_compress.recipe import Initialisation
 from bipft_compress.spec import BlockSpec, LinearSpec
 
@@ -252,7 +252,7 @@ def _weight(linear: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _fill(layer: BinaryLinear, fit: LinearFit, weight: Tensor) -> None:
-    layer.weight.copy_(_latent(fit.codes, weight, layer.weight_bits))
+    layer.weight.copy_(_latent(fit, weight, layer.weight_bits))
     layer.weight_scale.copy_(fit.scale / layer.activation_scale)
     layer.bias.copy_(fit.bias)
     if layer.estimator is not None:
@@ -260,27 +260,24 @@ def _fill(layer: BinaryLinear, fit: LinearFit, weight: Tensor) -> None:
         layer.estimator.down.copy_(fit.down)
 
 
-def _latent(codes: Tensor, weight: Tensor, bits: int) -> Tensor:
-    """Latent weights that have these codes, and where these allow it the original's place in them.
+def _latent(fit: LinearFit, weight: Tensor, bits: int) -> Tensor:
+    """Latent weights of the fitted codes, where these allow it at the original's place in them.
 
     Args:
-        codes: fitted, (out, in).
+        fit: of the layer.
         weight: full-precision weight, (out, in).
         bits: of a weight.
     """
-    nearest, step = nearest_codes(weight, bits)
-    steps = weight / step
+    steps = weight.to(fit.step) / fit.step
     if bits == 1:
         # A flipped sign keeps the magnitude of its weight.
-        return codes * steps.abs().clamp_min(SMALLEST_LATENT) * LATENT_STEP
-    return torch.where(nearest == codes, steps, codes.to(steps)) * LATENT_STEP
+        return fit.codes * steps.abs().clamp_min(SMALLEST_LATENT) * LATENT_STEP
+    nearest = signed_codes(steps, 1.0, bits)
+    return torch.where(nearest == fit.codes, steps, fit.codes) * LATENT_STEP
 
 
 @torch.no_grad()
 def _calibrate(x: Tensor, layer: BinaryLinear, *, shifted: bool) -> tuple[Tensor, Tensor]:
     """Shift (in,), 0 unless `shifted`, and activation scale () of inputs `x` (tokens, in)."""
     shift = x.mean(0) if shifted else torch.zeros_like(x[0])
-    s = x - shift
-    magnitude = token_magnitude(s, layer.dynamic_scale)
-    relative = s if magnitude is None else s / magnitude
-    return shift, best_scale(relative.flatten().unsqueeze(0), layer.bits).squeeze()
+    return shift, activation_scale(x - shift, layer.bits, layer.dynamic_scale)

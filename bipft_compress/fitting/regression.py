@@ -28,6 +28,8 @@ class LinearFit:
     """``y ~ scale * (codes b) + up (down x) + bias``."""
 
     codes: Tensor
+    step: Tensor
+    """What a code of 1 stands for in the nearest codes of the weights, (out, 1)."""
     scale: Tensor
     bias: Tensor
     up: Tensor
@@ -228,7 +230,7 @@ def fit_linear(
         bits: of a weight.
     """
     m, weight = moments, weight.to(moments.yx)
-    codes = nearest_codes(weight, bits)[0]
+    codes, step = nearest_codes(weight, bits)
     scale = least_squares_scale(codes, m.yb, m.bb)
     state = _State(weight, m, activation_scale, codes, scale)
     estimate = _STARTS[choices.method]
@@ -243,7 +245,7 @@ def fit_linear(
             up, down = estimate(state, rank, choices.damping)
     codes, scale = state.codes, state.scale
     bias = m.mean_y - scale * (codes @ m.mean_b) - up @ (down @ m.mean_x)
-    return LinearFit(codes, scale, bias, up, down, _error(m, codes, scale, up, down))
+    return LinearFit(codes, step, scale, bias, up, down, _error(m, codes, scale, up, down))
 
 
 def fit_by_magnitude(
@@ -266,7 +268,7 @@ def fit_by_magnitude(
     scale = step.squeeze(1) * activation_scale
     state = _State(weight, None, activation_scale, codes, scale)
     up, down = _STARTS[method](state, rank, 0.0)
-    return LinearFit(codes, scale, bias, up, down)
+    return LinearFit(codes, step, scale, bias, up, down)
 
 
 def _error(m: Covariances, codes: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from bipft_compress.checkpoint.record import Record
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import UserError
 from bipft_compress.files import claim_output
-from bipft_compress.fitting.compress import Compressed, compress
+from bipft_compress.fitting.compress import Compressed, compress, compress_on
 from bipft_compress.jobs.keep import Keep, compress_keeping
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
@@ -65,10 +67,14 @@ def compress_checkpoint(
                 model, tokenizer, recipe, calibration, keep, seed=seed
             )
             recipe = allocation.recipe
+        elif targets is not None:
+            allocator, recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
+            # The same text, read once.
+            fit = partial(compress_on, model, recipe, allocator.sequences, seed=seed)
+            compressed = _with_progress(fit, console)
         else:
-            if targets is not None:
-                recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
-            compressed = _fit(model, tokenizer, recipe, calibration, seed, console)
+            fit = partial(compress, model, tokenizer, recipe, calibration, seed=seed)
+            compressed = _with_progress(fit, console)
         path = Path(source)
         record = Record(
             recipe=recipe,
@@ -87,26 +93,20 @@ def _choose_bits(
     recipe: Recipe,
     calibration: str | Path,
     targets: Targets,
-) -> Recipe:
+) -> tuple[Allocator, Recipe]:
     logger.info("measuring what the bits of each module are worth")
-    allocation = Allocator(model, tokenizer, recipe, calibration).allocate(targets)
+    allocator = Allocator(model, tokenizer, recipe, calibration)
+    allocation = allocator.allocate(targets)
     logger.info(
         "chose bits for %.1f times fewer operations and %.1f times less memory",
         allocation.operations,
         allocation.memory,
     )
-    return allocation.recipe
+    return allocator, allocation.recipe
 
 
-def _fit(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    recipe: Recipe,
-    calibration: str | Path,
-    seed: int,
-    console: Console | None,
-) -> Compressed:
-    """`compress` with a progress bar, or a line for each layer where there is no terminal."""
+def _with_progress(fit: Callable[..., Compressed], console: Console | None) -> Compressed:
+    """Call `fit` with a progress bar, or a line for each layer where there is no terminal."""
     with progress_bar(console or Console(quiet=True), "layers") as bar:
         task = bar.add_task("fitting", total=None, note="")
 
@@ -115,4 +115,4 @@ def _fit(
             if bar.disable:
                 logger.info("fitted layer %d of %d", done, total)
 
-        return compress(model, tokenizer, recipe, calibration, seed=seed, progress=progress)
+        return fit(progress=progress)

@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from bipft_compress.nn.estimator import LowRankEstimator
 from bipft_compress.nn.quantizers import (
-    DynamicScale,
     quantize_activation,
     scaled_gradient,
     token_magnitude,
     weight_codes,
 )
+from bipft_compress.spec import DynamicScale
 
 
 class BinaryLinear(nn.Module):

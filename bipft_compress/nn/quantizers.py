@@ -7,10 +7,12 @@ XOR+popcount kernel serves them all. No code is ever zero: a zero would not be o
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from bipft_compress.spec import DynamicScale
 
 LATENT_STEP = 0.05
 """What a code of 1 is in a latent weight: the size of BERT's own weights, so that one learning rate
@@ -118,11 +120,6 @@ class _ActivationQuantizer(torch.autograd.Function):
         return grad_s, grad_scale, None, None, None
 
 
-DynamicScale = Literal["none", "rms", "max"]
-"""What a token's own codes are scaled with: nothing, the root mean square of its shifted
-activations, or their largest magnitude."""
-
-
 def token_magnitude(s: Tensor, kind: DynamicScale) -> Tensor | None:
     """The magnitude of each token, without a gradient.
 
@@ -144,6 +141,22 @@ def token_magnitude(s: Tensor, kind: DynamicScale) -> Tensor | None:
     else:
         magnitude = s.abs().amax(-1, keepdim=True)
     return magnitude.clamp_min(SMALLEST_STEP)
+
+
+def activation_scale(s: Tensor, bits: int, kind: DynamicScale) -> Tensor:
+    """What a code of 1 stands for, relative to the magnitude of a token where there is one.
+
+    Args:
+        s: activations after the shift, (tokens, channels).
+        bits: of a code.
+        kind: see `DynamicScale`.
+
+    Returns:
+        The scale of `best_scale`, ().
+    """
+    magnitude = token_magnitude(s, kind)
+    relative = s if magnitude is None else s / magnitude
+    return best_scale(relative.flatten().unsqueeze(0), bits).squeeze()
 
 
 def quantize_activation(

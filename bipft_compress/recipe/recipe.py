@@ -12,7 +12,6 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from bipft_compress.errors import RecipeError
 from bipft_compress.recipe.sections import (
     Activations,
-    DynamicScale,
     Embeddings,
     Estimators,
     Finetuning,
@@ -25,6 +24,7 @@ from bipft_compress.recipe.sections import (
     Text,
     Weights,
 )
+from bipft_compress.spec import DynamicScale
 
 _PACKAGE = Path(__file__).parents[1]
 # A wheel carries the recipes inside the package; in a checkout they lie beside it.

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bipft_compress.spec import DynamicScale
+
 Bits = Literal[1, 2, 4, 8]
 WeightBits = Literal[1, 2, 3, 4]
-DynamicScale = Literal["none", "rms", "max"]
 Rank = int
 
 

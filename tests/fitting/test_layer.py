@@ -94,7 +94,10 @@ def test_weights_of_zero_keep_a_sign():
         weight_scale=torch.zeros(1), bias=torch.zeros(1), estimator=None,
     )  # fmt: skip
     fit = SimpleNamespace(
-        codes=torch.tensor([[1.0, -1.0]]), scale=torch.tensor([3.0]), bias=torch.tensor([0.5])
+        codes=torch.tensor([[1.0, -1.0]]),
+        step=torch.ones(1, 1),
+        scale=torch.tensor([3.0]),
+        bias=torch.tensor([0.5]),
     )
     module._fill(layer, fit, torch.zeros(1, 2))
     assert layer.weight.sign().tolist() == [[1.0, -1.0]]

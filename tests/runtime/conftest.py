@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from bipft_compress.nn import BinaryAttention, BinaryLinear, Block
-from bipft_compress.nn.quantizers import DynamicScale
 from bipft_compress.runtime.block import PackedBlock
 from bipft_compress.runtime.modules import PackedAttention, PackedLinear
 from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE, paths
@@ -18,6 +17,7 @@ from bipft_compress.spec import (
     AttentionSpec,
     BlockSpec,
     BottleneckSpec,
+    DynamicScale,
     FeedForwardSpec,
     NormSpec,
 )
