@@ -81,6 +81,8 @@ def write_artefact(
     config.quantization_config = {"quant_method": METHOD, "version": VERSION, **sections}
     config.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    if record.pipeline is not None:
+        record.pipeline.write(directory)
     record.tensors = {name: digest(tensor) for name, tensor in packed.items()}
     record.files = list_files(directory)
     write_record(directory, record)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError
 
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import read_json, sha256, write_atomically
+from bipft_compress.loading.sentence import SentencePipeline
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.swap import Decision
 
@@ -33,7 +34,7 @@ CHECKSUM = "sha256"
 class Record:
     """What is known about a binary checkpoint beside its weights; stored in `RECORD`."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     recipe: Recipe
     teacher: str
@@ -53,6 +54,8 @@ class Record:
     """SHA-256 of each file that is read beside the weights, by its path in the directory."""
     weights_sha256: str = ""
     """Of the weights' file; written by `write_record`."""
+    pipeline: SkipValidation[SentencePipeline | None] = None
+    """What sentence-transformers does with the encoder's output; lies in files of its own."""
 
     def to_dict(self) -> dict[str, Any]:
         return {

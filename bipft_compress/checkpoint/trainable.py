@@ -15,7 +15,12 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bipft_compress.checkpoint import legacy
-from bipft_compress.checkpoint.listed import list_files, read_config, read_tokenizer
+from bipft_compress.checkpoint.listed import (
+    list_files,
+    read_config,
+    read_listed_pipeline,
+    read_tokenizer,
+)
 from bipft_compress.checkpoint.record import WEIGHTS, Record, read_version, write_record
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import atomic_directory, sha256
@@ -43,6 +48,8 @@ def save(
         model.config.save_pretrained(work)
         if tokenizer is not None:
             tokenizer.save_pretrained(work)
+        if record.pipeline is not None:
+            record.pipeline.write(work)
         record.files = list_files(work)
         write_record(work, record)
 
@@ -92,4 +99,5 @@ def load_trainable(
         model = model_from_config(config)
         swap(model, record.recipe)
     fill(model, state, path / WEIGHTS)
+    record.pipeline = read_listed_pipeline(path, record)
     return model.eval(), read_tokenizer(path, record), record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from bipft_compress.fitting.compress import Compressed, compress, compress_on
 from bipft_compress.jobs.keep import Keep, compress_keeping
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
+from bipft_compress.structure.unused import without_unused
 from bipft_compress.text.corpus import BUILTIN
 from bipft_compress.training.progress import progress_bar
 
@@ -56,6 +58,12 @@ def compress_checkpoint(
     with claim_output(out, overwrite, [source, calibration]) as target:
         chosen = choose_device(device)
         model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
+        pipeline = loading.read_pipeline(source)
+        if pipeline is not None:
+            longest = min(tokenizer.model_max_length, pipeline.max_length or math.inf)
+            tokenizer.model_max_length = int(longest)
+            if not recipe.kept.unused:
+                model = without_unused(model, int(longest))
         model.to(chosen)  # type: ignore[arg-type]
         if calibration == BUILTIN:
             logger.info(
@@ -81,7 +89,8 @@ def compress_checkpoint(
             teacher=str(path.absolute()) if path.is_dir() else str(source),
             decisions=compressed.decisions,
             layer_errors=compressed.layer_errors,
-            provenance=provenance({}, "compress", seed=seed, calibration=str(calibration)),
+            provenance=provenance({}, "compress", seed=seed, calibration=calibration),
+            pipeline=pipeline,
         )
         checkpoint.save(target, compressed.model, tokenizer, record, overwrite)
     return record

@@ -10,6 +10,7 @@ from bipft_compress.checkpoint.artefact import write_artefact
 from bipft_compress.checkpoint.record import WEIGHTS
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, claim_output
+from bipft_compress.jobs.original import published_name
 from bipft_compress.jobs.report import write_checkpoint_report
 from bipft_compress.provenance import provenance
 
@@ -37,6 +38,8 @@ def pack_checkpoint(
     with claim_output(out, overwrite, [directory]) as target:
         model, tokenizer, record = checkpoint.load_trainable(directory)
         record.provenance = provenance(record.provenance, "pack")
+        # Whoever fetches the artefact has no such directory.
+        record.teacher = published_name(record.teacher)
         with atomic_directory(target, overwrite) as work:
             write_artefact(work, model, describe(model), tokenizer, record)
             report = write_checkpoint_report(work, work)

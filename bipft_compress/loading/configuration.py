@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from bipft_compress.errors import CheckpointError, UnsupportedModelError, first_line
-from bipft_compress.families import check_supported
+from bipft_compress.families import apply_pooling_layer, check_supported
 from bipft_compress.files import read_json
 from bipft_compress.loading.claims import check_claims, configuration_faults
 
@@ -47,6 +47,8 @@ def load_config(checkpoint: str | Path, *, name: str | Path | None = None) -> Pr
                 f"{shown.parent} has no config.json: it is not a Hugging Face checkpoint."
             )
     local = file.exists()
+    if not local and is_path(checkpoint):
+        raise CheckpointError(f"There is no directory {checkpoint}: check the path.")
     try:
         values = read_json(file) if local else PretrainedConfig.get_config_dict(checkpoint)[0]
         check_claims(values, shown)
@@ -64,6 +66,18 @@ def load_config(checkpoint: str | Path, *, name: str | Path | None = None) -> Pr
     with configuration_faults(shown):
         check_supported(config)
     return config
+
+
+def is_path(source: str | Path) -> bool:
+    """Whether what does not exist was meant as a path: no name of the hub looks like it."""
+    text = str(source)
+    return (
+        isinstance(source, Path)
+        or text.startswith((".", "/", "~"))
+        or text.count("/") > 1
+        or "\\" in text
+        or text.endswith((".json", ".safetensors", ".bin"))
+    )
 
 
 def _from_values(path: Path, values: dict[str, Any]) -> PretrainedConfig:
@@ -178,5 +192,6 @@ def model_from_config(config: PretrainedConfig) -> PreTrainedModel:
     chosen: Any = model_class(config)
     with configuration_faults(config.name_or_path or "this checkpoint"):
         model: PreTrainedModel = chosen._from_config(config, attn_implementation="eager")
+    apply_pooling_layer(model)
     model.eval()
     return model
