@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "bipft_compress"
 
 ORDER = (
-    "errors", "files", "device", "provenance", "spec", "nn", "families", "loading", "recipe",
-    "structure",
+    "errors", "sources", "files", "device", "provenance", "spec", "nn", "families", "loading",
+    "recipe", "structure",
     "text", "storage", "fitting", "runtime", "checkpoint", "tasks", "training", "counting",
     "allocation",
     "reporting", "benchmarking", "jobs", "cli", "demo",

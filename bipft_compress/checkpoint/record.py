@@ -36,21 +36,21 @@ class Record:
 
     __pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    recipe: Recipe
+    recipe: Recipe = field(repr=False)
     teacher: str
     """Hub name or path of the full-precision original."""
-    decisions: list[Decision] = field(default_factory=list)
-    layer_errors: list[float] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list, repr=False)
+    layer_errors: list[float] = field(default_factory=list, repr=False)
     """Normalised squared error of the hidden states after each layer, before any training."""
-    training: list[dict[str, Any]] = field(default_factory=list)
+    training: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """Logged points of all training: step, tokens, loss and its terms, learning rate."""
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     quality: dict[str, Any] = field(default_factory=dict)
-    measured: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = field(default=None, repr=False)
     """Packed artefact: latency and size beside peers; see `reporting.Measured`."""
-    tensors: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, str] = field(default_factory=dict, repr=False)
     """Packed artefact: SHA-256 of each tensor's bytes."""
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict, repr=False)
     """SHA-256 of each file that is read beside the weights, by its path in the directory."""
     weights_sha256: str = ""
     """Of the weights' file; written by `write_record`."""

@@ -16,6 +16,7 @@ from bipft_compress.allocation import Allocator, Targets
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import UserError
+from bipft_compress.families import describe
 from bipft_compress.files import claim_output
 from bipft_compress.fitting.compress import Compressed, compress, compress_on
 from bipft_compress.jobs.keep import Keep, compress_keeping
@@ -79,10 +80,10 @@ def compress_checkpoint(
             allocator, recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
             # The same text, read once.
             fit = partial(compress_on, model, recipe, allocator.sequences, seed=seed)
-            compressed = _with_progress(fit, console)
+            compressed = _with_progress(fit, model, console)
         else:
             fit = partial(compress, model, tokenizer, recipe, calibration, seed=seed)
-            compressed = _with_progress(fit, console)
+            compressed = _with_progress(fit, model, console)
         path = Path(source)
         record = Record(
             recipe=recipe,
@@ -114,10 +115,12 @@ def _choose_bits(
     return allocator, allocation.recipe
 
 
-def _with_progress(fit: Callable[..., Compressed], console: Console | None) -> Compressed:
+def _with_progress(
+    fit: Callable[..., Compressed], model: PreTrainedModel, console: Console | None
+) -> Compressed:
     """Call `fit` with a progress bar, or a line for each layer where there is no terminal."""
     with progress_bar(console or Console(quiet=True), "layers") as bar:
-        task = bar.add_task("fitting", total=None, note="")
+        task = bar.add_task("fitting", total=len(describe(model).calls), note="")
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)

@@ -15,6 +15,7 @@ from bipft_compress.errors import CheckpointError, UnsupportedModelError, first_
 from bipft_compress.families import apply_pooling_layer, check_supported
 from bipft_compress.files import read_json
 from bipft_compress.loading.claims import check_claims, configuration_faults
+from bipft_compress.sources import check_source
 
 logger = logging.getLogger("bipft_compress")
 
@@ -47,8 +48,7 @@ def load_config(checkpoint: str | Path, *, name: str | Path | None = None) -> Pr
                 f"{shown.parent} has no config.json: it is not a Hugging Face checkpoint."
             )
     local = file.exists()
-    if not local and is_path(checkpoint):
-        raise CheckpointError(f"There is no directory {checkpoint}: check the path.")
+    check_source(checkpoint)
     try:
         values = read_json(file) if local else PretrainedConfig.get_config_dict(checkpoint)[0]
         check_claims(values, shown)
@@ -66,18 +66,6 @@ def load_config(checkpoint: str | Path, *, name: str | Path | None = None) -> Pr
     with configuration_faults(shown):
         check_supported(config)
     return config
-
-
-def is_path(source: str | Path) -> bool:
-    """Whether what does not exist was meant as a path: no name of the hub looks like it."""
-    text = str(source)
-    return (
-        isinstance(source, Path)
-        or text.startswith((".", "/", "~"))
-        or text.count("/") > 1
-        or "\\" in text
-        or text.endswith((".json", ".safetensors", ".bin"))
-    )
 
 
 def _from_values(path: Path, values: dict[str, Any]) -> PretrainedConfig:
