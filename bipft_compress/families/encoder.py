@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MethodType
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -18,6 +19,8 @@ from bipft_compress.spec import BlockSpec, LinearSpec
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+logger = logging.getLogger("bipft_compress")
 
 GUIDE = "docs/families.md"
 """The page that teaches how to add a family."""
@@ -141,12 +144,33 @@ def use_blocks(model: PreTrainedModel) -> Encoder:
             for name in [name for name, _ in layer.named_children() if name not in family.keep]:
                 delattr(layer, name)
             layer.block = block
-            layer.forward = MethodType(family.forward, layer)
+            # No method: those of another class than the layer's cannot be pickled.
+            layer.forward = partial(family.forward, layer)
         family.finish(base)
         if base._supports_sdpa:
             # Its masks are boolean, and none where there is no padding.
             model.config._attn_implementation = "sdpa"
+        base.register_forward_pre_hook(_refuse_attentions, with_kwargs=True)
+        for part in {model, base}:
+            part.set_attn_implementation = _keep_attention
     return describe(model)
+
+
+def _refuse_attentions(base: Any, arguments: Any, named: dict[str, Any]) -> None:
+    """Before a forward pass: transformers finds no attention of its own, and would give none."""
+    if named.get("output_attentions") or base.config.output_attentions:
+        raise ValueError(
+            "output_attentions cannot be had: attention runs inside blocks of bits, which keep no "
+            "probabilities; ask the full-precision original."
+        )
+
+
+def _keep_attention(implementation: Any, *_: Any, **__: Any) -> None:
+    """In place of `set_attn_implementation`, which would promise what it does not do."""
+    logger.warning(
+        "attn_implementation=%r changes nothing: attention of this model is computed by its blocks",
+        implementation,
+    )
 
 
 def teacher_of(model: PreTrainedModel) -> PreTrainedModel:
