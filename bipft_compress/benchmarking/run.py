@@ -20,7 +20,7 @@ from bipft_compress.benchmarking.profile import packed_shape, profile
 from bipft_compress.benchmarking.resident import resident_bytes
 from bipft_compress.benchmarking.timing import interleaved, ratio, torch_threads
 from bipft_compress.checkpoint import load
-from bipft_compress.checkpoint.artefact import is_packed
+from bipft_compress.checkpoint.mark import is_packed
 from bipft_compress.checkpoint.record import WEIGHTS, Record
 from bipft_compress.errors import CheckpointError, UserError
 from bipft_compress.families import max_sequence_length

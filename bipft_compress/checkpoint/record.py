@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import read_json, sha256, write_atomically
@@ -28,6 +29,9 @@ OLDEST_VERSION = 1
 
 CHECKSUM = "sha256"
 """Key of the record's own checksum, of all other keys."""
+
+METADATA = "bipft_compress"
+"""Key of the record in the metadata of a weights' file that transformers wrote: see `embed`."""
 
 
 @dataclass
@@ -49,7 +53,7 @@ class Record:
     measured: dict[str, Any] | None = field(default=None, repr=False)
     """Packed artefact: latency and size beside peers; see `reporting.Measured`."""
     tensors: dict[str, str] = field(default_factory=dict, repr=False)
-    """Packed artefact: SHA-256 of each tensor's bytes."""
+    """Packed, or written by transformers: SHA-256 of each tensor's bytes, by its name there."""
     files: dict[str, str] = field(default_factory=dict, repr=False)
     """SHA-256 of each file that is read beside the weights, by its path in the directory."""
     weights_sha256: str = ""
@@ -85,14 +89,8 @@ class Record:
         Raises:
             CheckpointError: it is missing, malformed, or of a version that is not read.
         """
-        path = directory / RECORD
-        if not path.is_file():
-            raise CheckpointError(
-                f"{directory} is not a binary checkpoint (it has no {RECORD}): "
-                "make one with `bipft-compress compress`."
-            )
-        version = read_version(directory)
-        values = read_json(path)
+        path, values = directory / RECORD, read_values(directory)
+        version = _version(values, path)
         checksum = values.pop(CHECKSUM, None)
         if version > OLDEST_VERSION and checksum != record_checksum(values):
             raise CheckpointError(
@@ -128,8 +126,11 @@ def read_version(directory: Path) -> int:
     Raises:
         CheckpointError: there is no record, or its version is none, newer or too old.
     """
-    path = directory / RECORD
-    version = read_json(path).get("format_version")
+    return _version(read_values(directory), directory / RECORD)
+
+
+def _version(values: Mapping[str, Any], path: Path) -> int:
+    version = values.get("format_version")
     if type(version) is not int:
         raise CheckpointError(
             f"{path} has format version {version!r}, which is none: compress the checkpoint again."
@@ -147,16 +148,71 @@ def read_version(directory: Path) -> int:
     return version
 
 
+def is_binary(directory: Path) -> bool:
+    """Whether there is a record in `directory`: it holds a binary checkpoint, packed or not."""
+    return (directory / RECORD).is_file() or _embedded(directory / WEIGHTS) is not None
+
+
+def read_values(directory: Path) -> dict[str, Any]:
+    """The record as it lies in `directory`: in its own file, or in that of the weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = directory / RECORD
+    values = read_json(path) if path.is_file() else _embedded(directory / WEIGHTS)
+    if values is None:
+        raise CheckpointError(
+            f"{directory} is not a binary checkpoint (it has no {RECORD}): "
+            "make one with `bipft-compress compress`."
+        )
+    return values
+
+
+def _embedded(weights: Path) -> dict[str, Any] | None:
+    """What `embed` put into a file of weights, None where there is none."""
+    if not weights.is_file():
+        return None
+    try:
+        with safe_open(weights, framework="pt") as file:
+            values: Any = json.loads((file.metadata() or {})[METADATA])
+    except (SafetensorError, KeyError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def embed(record: Record) -> dict[str, str]:
+    """The record as metadata of a safetensors file: for transformers, which writes that alone."""
+    return {METADATA: json.dumps(_sealed(record.to_dict()))}
+
+
+def list_files(directory: Path) -> dict[str, str]:
+    """Checksum of each file below `directory` but the weights and the record, by its path there."""
+    paths = {
+        path.relative_to(directory).as_posix(): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    return {name: sha256(path) for name, path in paths.items() if name not in (WEIGHTS, RECORD)}
+
+
 def write_record(directory: Path, record: Record) -> None:
     """Write (or replace) the record of the checkpoint in `directory`, with its checksums.
 
     One that is replaced keeps its format version, since the weights beside it stay as they are.
     """
     record.weights_sha256 = sha256(directory / WEIGHTS)
-    # As it will be read: a tuple becomes a list, a whole number stays one.
-    values: dict[str, Any] = json.loads(json.dumps(record.to_dict()))
+    values = record.to_dict()
     if (directory / RECORD).is_file():
         values["format_version"] = read_version(directory)
+    elif not record.files:
+        values["files"] = record.files = list_files(directory)
+    write_atomically(directory / RECORD, json.dumps(_sealed(values), indent=2))
+
+
+def _sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """A record as it will be read (a tuple becomes a list), with its own checksum."""
+    values = json.loads(json.dumps(values))
     if values["format_version"] > OLDEST_VERSION:
         values[CHECKSUM] = record_checksum(values)
-    write_atomically(directory / RECORD, json.dumps(values, indent=2))
+    return values

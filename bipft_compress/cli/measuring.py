@@ -179,7 +179,7 @@ def report(
     `bipft-compress report bert-base-uncased --recipe default --rank 0 --out what-if`
     """
     from bipft_compress import jobs
-    from bipft_compress.checkpoint.record import RECORD
+    from bipft_compress.checkpoint.record import is_binary
     from bipft_compress.recipe import Recipe
     from bipft_compress.reporting import render_table
 
@@ -187,7 +187,7 @@ def report(
     source = checkpoint or config
     if source is None or (checkpoint and config):
         raise UserError("Give a checkpoint, or with --config a config.json.")
-    if (Path(source) / RECORD).is_file():
+    if is_binary(Path(source)):
         if rank is not None or recipe is not None:
             raise UserError(
                 f"--rank and --recipe go with what is not binary yet: {source} has those it was "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MethodType
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,8 @@ from bipft_compress.spec import BlockSpec, LinearSpec
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+logger = logging.getLogger("bipft_compress")
 
 GUIDE = "docs/families.md"
 """The page that teaches how to add a family."""
@@ -161,13 +164,17 @@ def use_blocks(model: PreTrainedModel) -> Encoder:
             for name in [name for name, _ in layer.named_children() if name not in family.keep]:
                 delattr(layer, name)
             layer.block = block
-            layer.forward = MethodType(family.forward, layer)
+            # No method: those of another class than the layer's cannot be pickled.
+            layer.forward = partial(family.forward, layer)
         family.finish(base)
         if _has_positions(base):
             base.register_forward_pre_hook(_check_length, with_kwargs=True)
         if base._supports_sdpa:
             # Its masks are boolean, and none where there is no padding.
             model.config._attn_implementation = "sdpa"
+        base.register_forward_pre_hook(_refuse_attentions, with_kwargs=True)
+        for part in {model, base}:
+            part.set_attn_implementation = _keep_attention
     return describe(model)
 
 
@@ -191,6 +198,23 @@ def _check_length(base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
             f"A sequence has {length} tokens, and this model positions for {longest}: cut it with "
             f"tokenizer(..., truncation=True, max_length={longest})."
         )
+
+
+def _refuse_attentions(base: Any, arguments: Any, named: dict[str, Any]) -> None:
+    """Before a forward pass: transformers finds no attention of its own, and would give none."""
+    if named.get("output_attentions") or base.config.output_attentions:
+        raise ValueError(
+            "output_attentions cannot be had: attention runs inside blocks of bits, which keep no "
+            "probabilities; ask the full-precision original."
+        )
+
+
+def _keep_attention(implementation: Any, *_: Any, **__: Any) -> None:
+    """In place of `set_attn_implementation`, which would promise what it does not do."""
+    logger.warning(
+        "attn_implementation=%r changes nothing: attention of this model is computed by its blocks",
+        implementation,
+    )
 
 
 def teacher_of(model: PreTrainedModel) -> PreTrainedModel:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import set_seed
 
+from bipft_compress.checkpoint.attach import attach
+from bipft_compress.checkpoint.record import Record
 from bipft_compress.errors import CorpusError
 from bipft_compress.families import Encoder, get_module, max_sequence_length, teacher_of
 from bipft_compress.fitting.embedding import fit_embedding
@@ -115,6 +117,8 @@ def compress_on(
         progress=lambda call: progress(call + 1, len(encoder.calls)),
     )
     round_to_stored(student, encoder, recipe)
+    record = Record(recipe, model.config.name_or_path, decisions, errors)
+    attach(student, record, "training")
     return Compressed(student.eval(), encoder, decisions, errors)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bipft_compress.checkpoint import load
-from bipft_compress.checkpoint.record import RECORD, write_record
+from bipft_compress.checkpoint.record import is_binary, write_record
 from bipft_compress.device import choose_device
 from bipft_compress.jobs.original import load_original
 from bipft_compress.tasks.chosen import ChosenTask
@@ -141,7 +141,7 @@ def evaluate_task(
         original_metrics = score(original.model, original.tokenizer, task, length)
     metrics = score(compressed.model, compressed.tokenizer, task, length)
     quality = scores(task, metrics, original_metrics)
-    if (Path(directory) / RECORD).is_file() and compressed.record is not None:
+    if is_binary(Path(directory)) and compressed.record is not None:
         compressed.record.quality |= quality
         write_record(Path(directory), compressed.record)
     return quality

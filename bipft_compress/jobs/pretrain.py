@@ -12,7 +12,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from bipft_compress import checkpoint, loading
-from bipft_compress.checkpoint.record import RECORD, Record
+from bipft_compress.checkpoint.record import RECORD, Record, is_binary
 from bipft_compress.device import AUTO
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, check_output
@@ -109,7 +109,7 @@ def pretrain(
 
 
 def _read_teacher(source: str | Path, record: Record) -> PreTrainedModel:
-    if (Path(source) / RECORD).is_file():
+    if is_binary(Path(source)):
         return checkpoint.load_trainable(source)[0]
     mlm_head = record.recipe.objective.fresh_mlm_head
     return loading.load_pretrained(source, mlm_head=mlm_head)[0]

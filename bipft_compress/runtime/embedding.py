@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bipft_compress.errors import CheckpointError
 from bipft_compress.nn import CompressedEmbedding, TiedDecoder
 from bipft_compress.runtime import ops
 from bipft_compress.runtime.native import REFERENCE, chosen_path
@@ -24,7 +25,6 @@ class PackedEmbedding(CompressedEmbedding):
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self._path = chosen_path()
         # Goes where the model is moved to: the device and the type of decoded rows.
         self.moved: Tensor
         self.register_buffer("moved", torch.empty(0), persistent=False)
@@ -33,7 +33,7 @@ class PackedEmbedding(CompressedEmbedding):
     def path(self) -> str:
         """The path it decodes on: kernels serve the CPU and fp32 alone."""
         served = self.moved.device.type == "cpu" and self.moved.dtype == torch.float32
-        return self._path if served else REFERENCE
+        return chosen_path() if served else REFERENCE
 
     @property
     def device(self) -> torch.device:
@@ -129,9 +129,23 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
         self.register_buffer("codes", codes)
         self.register_buffer("is_frequent", is_frequent)
         # Frequent rows before each byte's first: an index of every row would outweigh the bits.
-        counts = unpack_fields(is_frequent, 1, 8 * len(is_frequent)).view(-1, 8).sum(1)
-        before = (counts.cumsum(0) - counts).to(torch.int32)
+        before = torch.empty_like(is_frequent, dtype=torch.int32)
         self.register_buffer("before", before, persistent=False)
+
+    def refresh(self) -> None:
+        """Work out what follows from `is_frequent`, once it is there.
+
+        Raises:
+            CheckpointError: it does not mark as many rows as there are frequent ones.
+        """
+        counts = unpack_fields(self.is_frequent, 1, 8 * len(self.is_frequent)).view(-1, 8).sum(1)
+        marked, rows = int(counts.sum()), self.frequent.num_embeddings
+        if marked != rows:
+            raise CheckpointError(
+                f"is_frequent marks {marked} rows where there are {rows}: the artefact was "
+                "changed; pack the checkpoint again."
+            )
+        self.before = (counts.cumsum(0) - counts).to(torch.int32)
 
     def rows(self, ids: Tensor) -> Tensor:
         if self.path == REFERENCE:

@@ -6,7 +6,7 @@ The noise of binarization is that of any token, so a mean has less of it.
 from __future__ import annotations
 
 import inspect
-from types import MethodType
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,8 +60,8 @@ def apply_pooling(model: PreTrainedModel) -> None:
     if backbone is model or pooling_of(model.config) != "mean":
         return
     if model.config.model_type not in POOLING_FAMILIES:
-        # Bound to the backbone, so that a copy of the model gets a method of its own.
-        backbone.forward = MethodType(_forward, backbone)
+        # Of the backbone, so that a copy of the model gets one of its own.
+        backbone.forward = partial(_forward, backbone)
 
 
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -18,7 +18,7 @@ TEXT = "ab cd ef. gh ij kl mn op abc bcd cde. " * 40
 QUICK = {"initialisation": {"calibration_tokens": 300}}
 
 
-def write_sentence_files(directory, pooling="mean", width=36, dense=24, longest=LONGEST):
+def write_sentence_files(directory, pooling="mean_tokens", width=36, dense=24, longest=LONGEST):
     """The files of sentence-transformers beside an encoder's: pooling, a dense layer, Normalize."""
     kinds = ["Transformer", "Pooling", *(["Dense"] if dense else []), "Normalize"]
     entries = [
