@@ -58,6 +58,8 @@ class Record:
     """SHA-256 of each file that is read beside the weights, by its path in the directory."""
     weights_sha256: str = ""
     """Of the weights' file; written by `write_record`."""
+    card: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Licence, language and task of the original; see `loading.read_card`."""
     pipeline: SkipValidation[SentencePipeline | None] = None
     """What sentence-transformers does with the encoder's output; lies in files of its own."""
 
@@ -75,6 +77,7 @@ class Record:
             "tensors": self.tensors,
             "files": self.files,
             "weights_sha256": self.weights_sha256,
+            "card": self.card,
         }
 
     def add_training(self, points: list[dict[str, Any]]) -> None:

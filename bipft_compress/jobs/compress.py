@@ -91,6 +91,7 @@ def compress_checkpoint(
             decisions=compressed.decisions,
             layer_errors=compressed.layer_errors,
             provenance=provenance({}, "compress", seed=seed, calibration=calibration),
+            card=loading.read_card(source),
             pipeline=pipeline,
         )
         checkpoint.save(target, compressed.model, tokenizer, record, overwrite)

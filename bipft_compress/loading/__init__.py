@@ -3,6 +3,7 @@
 Knows nothing of binarization. Nothing that is read can run code.
 """
 
+from bipft_compress.loading.card import read_card
 from bipft_compress.loading.claims import configuration_faults
 from bipft_compress.loading.configuration import load_config, model_from_config
 from bipft_compress.loading.pretrained import load_pretrained
@@ -18,6 +19,7 @@ __all__ = [
     "load_state",
     "load_tokenizer",
     "model_from_config",
+    "read_card",
     "read_pipeline",
     "state_to_save",
 ]

@@ -72,6 +72,11 @@ class SentencePipeline:
         length = self.text.get("max_seq_length")
         return length if type(length) is int and length > 0 else None
 
+    @property
+    def parameters(self) -> int:
+        """Numbers that the modules hold."""
+        return sum(one.numel() for module in self.modules for one in module.tensors.values())
+
     def write(self, directory: Path) -> None:
         """Write the files beside those of the encoder, tensors in 16 bits.
 
