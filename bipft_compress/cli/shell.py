@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -17,7 +18,6 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from bipft_compress import __version__
 from bipft_compress.errors import Stopped, UserError, printable
 
 app = typer.Typer(
@@ -36,13 +36,13 @@ errors = Console(stderr=True, markup=False, highlight=False)
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"bipft-compress {__version__}")
+        print(f"bipft-compress {version('bipft-compress')}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[
+    show_version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
     ] = False,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import bipft_compress as bc
+
+from .conftest import FINETUNING
+
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -18,16 +22,13 @@ def test_the_example_in_python_runs(write_checkpoint, sst2, corpus, tmp_path, mo
     code = block.replace("steps=440", "steps=2")
     assert code != block
     code = code.replace('bc.Recipe.load("default")', "RECIPE")
-    from .conftest import FINETUNING
-
-    import bipft_compress as bc
 
     recipe = bc.Recipe.load(FINETUNING | {"objective": {"hidden_states": 1.0}})
     write_checkpoint(tmp_path / "bert-base-uncased")
     corpus.rename(tmp_path / "wiki.txt")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"RECIPE": recipe}
-    exec(code, names)  # noqa: S102
+    exec(code, names)
     assert (tmp_path / "packed/README.md").is_file()
     assert len(repr(names["made"])) < 500
     assert len(repr(names["record"])) < 500

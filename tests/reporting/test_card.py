@@ -65,7 +65,7 @@ def test_the_card_is_read_by_the_hub_and_its_snippet_runs(
         assert words in card.text
     (code,) = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
     monkeypatch.chdir(packed.parent)
-    exec(code, {})  # noqa: S102
+    exec(code, {})
 
 
 def test_an_original_that_is_not_on_the_hub_has_no_link(make_packed, tmp_path):
