@@ -59,7 +59,7 @@ class Readout(nn.Module):
 
     def forward(self, hidden: Tensor, hidden_states: Sequence[Tensor], mask: Tensor) -> Tensor:
         """Correct the last hidden states `hidden`, (batch, length, hidden); else as `features`."""
-        correction = self.up(self.down(self.features(hidden_states, mask))).unsqueeze(1)
+        correction: Tensor = self.up(self.down(self.features(hidden_states, mask))).unsqueeze(1)
         if self.first_token:
             return torch.cat([hidden[:, :1] + correction, hidden[:, 1:]], 1)
         return hidden + correction

@@ -65,7 +65,9 @@ def _adapted(
         hidden = readout(hidden, states, mask)
         states = (*states[:-1], hidden)
     first = mean_pool(hidden, mask).unsqueeze(1) if mean_first else hidden[:, :1]
-    changed = {"last_hidden_state": torch.cat([first, hidden[:, 1:]], 1) if mean_first else hidden}
+    if mean_first:
+        hidden = torch.cat([first, hidden[:, 1:]], 1)
+    changed: dict[str, Any] = {"last_hidden_state": hidden}
     if getattr(backbone, "pooler", None) is not None:
         changed["pooler_output"] = _pooled(backbone, first)
     changed["hidden_states"] = states if wants_states else None
