@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from bipft_compress.errors import CorpusError
 from bipft_compress.families import Encoder, get_module, max_sequence_length, teacher_of
 from bipft_compress.fitting.embedding import fit_embedding
 from bipft_compress.fitting.initialise import initialise
-from bipft_compress.fitting.readout import fit_readout
+from bipft_compress.fitting.readout import Knowledge, fit_readout
 from bipft_compress.nn import CompressedEmbedding
 from bipft_compress.recipe import Recipe, Text
 from bipft_compress.storage.plan import round_to_stored
@@ -44,8 +44,8 @@ class Compressed:
     decisions: list[Decision]
     layer_errors: list[float]
     """Normalised squared error of the hidden states after each layer, on the calibration text."""
-    readout_error: float | None = None
-    """What the readout leaves of the embeddings' squared error, on texts it was not fitted to."""
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    """What each layer knows of a text."""
 
 
 def compress(
@@ -114,9 +114,10 @@ def compress_on(
     # What the layers were fitted to they do better than other texts.
     others = sequences[len(fitted) :] + fitted
     texts = first_tokens(others, recipe.readout.tokens)
-    readout_error = fit_readout(student.eval(), teacher, encoder, texts)
+    first_token = recipe.readout.pooling == "first"
+    knowledge = fit_readout(student.eval(), teacher, encoder, texts, first_token=first_token)
     round_to_stored(student, encoder, recipe)
-    return Compressed(student, encoder, decisions, errors, readout_error)
+    return Compressed(student, encoder, decisions, errors, knowledge)
 
 
 def first_tokens(sequences: list[list[int]], tokens: int) -> list[list[int]]:

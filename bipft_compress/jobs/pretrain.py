@@ -14,11 +14,11 @@ from rich.console import Console
 from bipft_compress import checkpoint, loading
 from bipft_compress.checkpoint.record import RECORD, Record
 from bipft_compress.device import AUTO
-from bipft_compress.families import describe, use_blocks
+from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, check_output
 from bipft_compress.fitting.compress import calibration_sequences, first_tokens
 from bipft_compress.fitting.precision import change_precision
-from bipft_compress.fitting.readout import fit_readout
+from bipft_compress.fitting.readout import Knowledge, fit_readout
 from bipft_compress.jobs.identity import corpus_identity, training_identity
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
@@ -99,7 +99,7 @@ def pretrain(
         kept = ("activations", "embeddings", "kept", "estimators", "readout", "initialisation")
         shown = chosen.model_copy(update={name: getattr(record.recipe, name) for name in kept})
         record.recipe = shown
-        _finish(student, original, tokenizer, shown, corpus)
+        record.knowledge = _finish(student, original, tokenizer, shown, corpus)
         record.add_training(points)
         record.provenance = provenance(record.provenance, "pretrain")
         # Of several processes (accelerate launch) one writes, and the others wait for it.
@@ -114,16 +114,16 @@ def _finish(
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
     corpus: str | Path,
-) -> None:
+) -> Knowledge:
     """Fit the readout to what training made, and round all to what a packed artefact stores."""
-    encoder = describe(student)
+    encoder, tokens = describe(student), recipe.readout.tokens
     round_to_stored(student, encoder, recipe)
-    if encoder.readout is not None:
-        tokens = recipe.readout.tokens
-        sequences = calibration_sequences(tokenizer, recipe, corpus, student, tokens)
-        use_blocks(teacher)
-        fit_readout(student.eval(), teacher.eval(), encoder, first_tokens(sequences, tokens))
-        round_to_stored(student, encoder, recipe)
+    sequences = calibration_sequences(tokenizer, recipe, corpus, student, tokens)
+    texts = first_tokens(sequences, tokens)
+    first_token = recipe.readout.pooling == "first"
+    knowledge = fit_readout(student.eval(), teacher.eval(), encoder, texts, first_token=first_token)
+    round_to_stored(student, encoder, recipe)
+    return knowledge
 
 
 def _read_teacher(source: str | Path, record: Record) -> PreTrainedModel:

@@ -48,21 +48,40 @@ class Readout(nn.Module):
             hidden_states: the embeddings' and those of every layer, each (batch, length, hidden).
             mask: (batch, length), true or 1 at real tokens.
         """
-        read = [hidden_states[number] for number in self.layers]
-        means = [mean_pool(hidden, mask) for hidden in read]
-        first = [hidden[:, 0] for hidden in read] if self.first_token else []
-        return torch.cat([*means, *first], -1)
+        read = (hidden_states[number] for number in self.layers)
+        return torch.cat([summary(hidden, mask, self.first_token) for hidden in read], -1)
 
-    def embeddings(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The embedding of each text in the last hidden states `hidden`, (batch, hidden)."""
-        return hidden[:, 0] if self.first_token else mean_pool(hidden, mask)
+    def correction(self, features: Tensor) -> Tensor:
+        """What is added for `features`, (batch, hidden)."""
+        correction: Tensor = self.up(self.down(features))
+        return correction
 
     def forward(self, hidden: Tensor, hidden_states: Sequence[Tensor], mask: Tensor) -> Tensor:
         """Correct the last hidden states `hidden`, (batch, length, hidden); else as `features`."""
-        correction: Tensor = self.up(self.down(self.features(hidden_states, mask))).unsqueeze(1)
+        correction = self.correction(self.features(hidden_states, mask)).unsqueeze(1)
         if self.first_token:
             return torch.cat([hidden[:, :1] + correction, hidden[:, 1:]], 1)
         return hidden + correction
+
+
+def summary(hidden: Tensor, mask: Tensor, first_token: bool) -> Tensor:
+    """What a readout reads of a layer's hidden states: their mean, and the first token's if asked.
+
+    Args:
+        hidden: (batch, length, hidden).
+        mask: (batch, length), true or 1 at real tokens.
+        first_token: whether the embedding of a text is its first token's.
+
+    Returns:
+        (batch, hidden), or (batch, 2 * hidden).
+    """
+    mean = mean_pool(hidden, mask)
+    return torch.cat([mean, hidden[:, 0]], -1) if first_token else mean
+
+
+def embeddings_of(hidden: Tensor, mask: Tensor, first_token: bool) -> Tensor:
+    """The embedding of each text in the last hidden states, (batch, hidden); else as `summary`."""
+    return hidden[:, 0] if first_token else mean_pool(hidden, mask)
 
 
 def evenly_spaced(number: int, layers: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bipft_compress.families import get_module, teacher_of
-from bipft_compress.fitting.readout import _regress, fit_readout
+from bipft_compress.fitting.readout import Knowledge, _regress, fit_readout
 from bipft_compress.nn.pooling import mean_pool
 
 FULL = {"embeddings": {"code": "full"}, "kept": {"position_embeddings": 32, "pooler": 32}}
@@ -39,11 +39,19 @@ def test_brings_embeddings_nearer_to_the_original(make_pair, texts, pooling, bit
     others = texts[1000:]
     target = _embeddings(pair.teacher, others, pooling)
     before = (target - _embeddings(pair.student, others, pooling)).square().sum()
-    left = fit_readout(pair.student, teacher_of(pair.teacher), pair.encoder, texts[:1000])
+    knowledge = fit_readout(
+        pair.student,
+        teacher_of(pair.teacher),
+        pair.encoder,
+        texts[:1000],
+        first_token=pooling == "first",
+    )
     after = (target - _embeddings(pair.student, others, pooling)).square().sum()
     assert after < 0.9 * before
     # What it says of texts left out holds for others.
-    assert float(after / before) == pytest.approx(left, rel=0.2)
+    given = _embeddings(pair.student, others, pooling)
+    cosine = float(torch.nn.functional.cosine_similarity(given, target).mean())
+    assert cosine == pytest.approx(knowledge.embedding, abs=0.05)
 
 
 def test_fitting_again_forgets_what_was_fitted(make_pair, texts):
@@ -58,15 +66,23 @@ def test_fitting_again_forgets_what_was_fitted(make_pair, texts):
 
 def test_too_few_texts_leave_it_at_zero(make_pair, texts):
     pair = make_pair("bert", recipe=FULL | {"readout": {"rank": 4, "bits": 4}})
-    assert fit_readout(pair.student, teacher_of(pair.teacher), pair.encoder, texts[:6]) == 1.0
+    knowledge = fit_readout(pair.student, teacher_of(pair.teacher), pair.encoder, texts[:6])
+    assert knowledge == Knowledge()
     readout = get_module(pair.student, pair.encoder.readout)
     assert not readout.up.weight.any()
     assert not readout.up.bias.any()
 
 
-def test_nothing_to_fit_without_a_readout(make_pair, texts):
+def test_layers_are_measured_without_a_readout(make_pair, texts):
     pair = make_pair("bert", recipe=FULL)
-    assert fit_readout(pair.student, teacher_of(pair.teacher), pair.encoder, texts[:6]) is None
+    knowledge = fit_readout(pair.student, teacher_of(pair.teacher), pair.encoder, texts)
+    full, compressed = knowledge.full_precision, knowledge.compressed
+    assert len(full) == len(compressed) == 3
+    # From its own last layer the original's embedding is read without loss; its layers add to it.
+    assert full[-1] == pytest.approx(1, abs=1e-3)
+    assert full[0] < full[1] < full[2]
+    assert compressed[0] == pytest.approx(full[0], abs=0.01)  # the embeddings are the original's
+    assert compressed[2] < 0.95
 
 
 def test_at_full_rank_it_is_least_squares():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bipft_compress.nn.readout import Readout, evenly_spaced
+from bipft_compress.nn.readout import Readout, embeddings_of, evenly_spaced
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_every_token_is_corrected_by_what_the_means_say(states):
         wanted = readout.up.weight @ (readout.down.weight @ means) + readout.up.bias
         torch.testing.assert_close(corrected[text] - hidden_states[2][text], wanted.expand(4, 3))
     # So the mean, whoever takes it, is corrected by as much.
-    moved = readout.embeddings(corrected, mask) - readout.embeddings(hidden_states[2], mask)
+    moved = embeddings_of(corrected, mask, False) - embeddings_of(hidden_states[2], mask, False)
     torch.testing.assert_close(moved, (corrected - hidden_states[2])[:, 0])
 
 
@@ -46,8 +46,8 @@ def test_of_the_first_token_nothing_else_is_corrected(states):
     corrected = readout(hidden_states[2], hidden_states, mask)
     assert torch.equal(corrected[:, 1:], hidden_states[2][:, 1:])
     read = torch.cat(
-        [hidden_states[0][1, :2].mean(0), hidden_states[2][1, :2].mean(0),
-         hidden_states[0][1, 0], hidden_states[2][1, 0]]
+        [hidden_states[0][1, :2].mean(0), hidden_states[0][1, 0],
+         hidden_states[2][1, :2].mean(0), hidden_states[2][1, 0]]
     )  # fmt: skip
     wanted = readout.up.weight @ (readout.down.weight @ read) + readout.up.bias
     torch.testing.assert_close(corrected[1, 0] - hidden_states[2][1, 0], wanted)
