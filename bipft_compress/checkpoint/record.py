@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from bipft_compress.errors import CheckpointError
@@ -34,6 +34,26 @@ METADATA = "bipft_compress"
 """Key of the record in the metadata of a weights' file that transformers wrote: see `embed`."""
 
 
+@dataclass(frozen=True)
+class Knowledge:
+    """How far the embedding of a text can be read from each layer by a linear map.
+
+    Cosine with the original's embedding, mean of texts that the maps were not fitted to; the
+    embedding layer's first.
+    """
+
+    full_precision: Annotated[list[float], Field(description="Of the original's layers.")] = field(
+        default_factory=list
+    )
+    compressed: Annotated[
+        list[float], Field(description="Of the binary model's layers, before its readout.")
+    ] = field(default_factory=list)
+    embedding: Annotated[
+        float | None,
+        Field(description="Of the binary model's own embeddings, readout included; no map."),
+    ] = None
+
+
 @dataclass
 class Record:
     """What is known about a binary checkpoint beside its weights; stored in `RECORD`."""
@@ -46,6 +66,8 @@ class Record:
     decisions: list[Decision] = field(default_factory=list, repr=False)
     layer_errors: list[float] = field(default_factory=list, repr=False)
     """Normalised squared error of the hidden states after each layer, before any training."""
+    knowledge: Knowledge = field(default_factory=Knowledge, repr=False)
+    """What each layer knows of a text, as measured last."""
     training: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """Logged points of all training: step, tokens, loss and its terms, learning rate."""
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -70,6 +92,7 @@ class Record:
             "teacher": self.teacher,
             "decisions": [decision.to_dict() for decision in self.decisions],
             "layer_errors": self.layer_errors,
+            "knowledge": asdict(self.knowledge),
             "training": self.training,
             "provenance": self.provenance,
             "quality": self.quality,

@@ -14,6 +14,7 @@ from bipft_compress.reporting.counted import (
 from bipft_compress.reporting.layout import Card, Row, Section, Table
 from bipft_compress.reporting.measured import (
     errors_section,
+    knowledge_section,
     latency_change,
     latency_section,
     profile_section,
@@ -146,6 +147,8 @@ def sections(report: Report) -> list[Section]:
     shown += [operations_section(report), memory_section(report)]
     if report.layer_errors:
         shown.append(errors_section(report))
+    if report.knowledge.compressed:
+        shown.append(knowledge_section(report.knowledge))
     shown += [module_bits_section(report), bits_section(report), papers_section(report)]
     shown += [swapped_section(report), kept_section(report), left_out_section(report)]
     shown += [again_section(report), recipe_section(report), modules_section(report)]
