@@ -48,7 +48,7 @@ def read_listed_pipeline(directory: Path, record: Record) -> SentencePipeline | 
     Raises:
         CheckpointError: see `read_pipeline`; or a file is missing or was changed.
     """
-    if MODULES not in record.files:
+    if record.files and MODULES not in record.files:
         return None
     with _listed(directory, record) as listed:
         return read_pipeline(listed)

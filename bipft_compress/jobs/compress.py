@@ -63,6 +63,9 @@ def compress_checkpoint(
         if pipeline is not None:
             longest = min(tokenizer.model_max_length, pipeline.max_length or math.inf)
             tokenizer.model_max_length = int(longest)
+            if pipeline.first_token:
+                pooled = recipe.readout.model_copy(update={"pooling": "first"})
+                recipe = recipe.model_copy(update={"readout": pooled})
             if not recipe.kept.unused:
                 model = without_unused(model, int(longest))
         model.to(chosen)  # type: ignore[arg-type]

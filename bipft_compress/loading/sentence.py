@@ -73,6 +73,13 @@ class SentencePipeline:
         return length if type(length) is int and length > 0 else None
 
     @property
+    def first_token(self) -> bool:
+        """Whether the first token alone is read of what the encoder puts out."""
+        pooling = next((m.values for m in self.modules if m.kind.endswith("Pooling")), {})
+        modes = [name for name, chosen in pooling.items() if chosen is True and "mode" in name]
+        return pooling.get("pooling_mode") == "cls" or modes == ["pooling_mode_cls_token"]
+
+    @property
     def parameters(self) -> int:
         """Numbers that the modules hold."""
         return sum(one.numel() for module in self.modules for one in module.tensors.values())

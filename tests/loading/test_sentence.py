@@ -129,6 +129,16 @@ def test_short_sequences_come_out_the_same(write_checkpoint, model_type, tmp_pat
                 shorter(ids[:, :1].expand(1, LONGEST + 1))
 
 
+def test_a_readout_corrects_what_is_pooled(tmp_path):
+    for pooling, first in (("cls_token", True), ("mean_tokens", False), ("max_tokens", False)):
+        (tmp_path / pooling).mkdir()
+        write_sentence_files(tmp_path / pooling, pooling)
+        assert loading.read_pipeline(tmp_path / pooling).first_token is first
+    values = {"embedding_dimension": 36, "pooling_mode": "cls", "include_prompt": True}
+    (tmp_path / "max_tokens/1_Pooling/config.json").write_text(json.dumps(values))
+    assert loading.read_pipeline(tmp_path / "max_tokens").first_token
+
+
 FAULTS = {
     "other code": (
         lambda entries: entries[1].update(type="modeling_mine.Pooling"),
