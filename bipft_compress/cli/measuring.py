@@ -117,6 +117,7 @@ def benchmark(
     sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.", min=1)] = 128,
     threads: Annotated[int, typer.Option(help="Threads of every system.", min=1)] = 1,
     rounds: Annotated[int, typer.Option(help="Passes of each system, in turn.", min=1)] = 20,
+    teacher: TeacherOption = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Directory for the report, if not in DIR.", metavar="DIR"),
@@ -136,7 +137,7 @@ def benchmark(
 
     set_up(to_stderr=as_json)
     measured = jobs.benchmark_artefact(
-        directory, out, Setting(batch, sequence_length, threads, rounds)
+        directory, out, Setting(batch, sequence_length, threads, rounds), teacher
     )
     if as_json:
         print(measured.model_dump_json())

@@ -87,7 +87,8 @@ def round_rows(module: nn.Module, bits: int) -> None:
 
 
 def _reduce(module: nn.Module, protocol: int) -> tuple[Any, ...]:
-    original, rounding = type(module).__mro__[1], module.parametrizations["weight"][0]  # type: ignore[index]
+    rounding: Any = module.parametrizations["weight"][0]  # type: ignore[index]
+    original = type(module).__mro__[1]
     return _restore, (original, rounding.bits), module.__dict__
 
 

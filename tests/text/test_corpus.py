@@ -165,9 +165,10 @@ def test_damaged_parquet(tmp_path: Path, damage: str) -> None:
 
 
 def test_directory_without_text(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "a.docx").write_text("x")
     sentence = (
-        f"Directory {tmp_path} holds no text: none of its files is .txt, .jsonl, .json, .parquet."
+        f"Directory {tmp_path} holds no text: none of its files is .txt, .jsonl, .json, .csv, "
+        ".tsv, .parquet."
     )
     assert fault(tmp_path) == sentence
     with pytest.raises(CorpusError, match="holds no text"):
