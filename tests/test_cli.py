@@ -97,7 +97,7 @@ def test_run_then_every_job_alone(call, make_checkpoint, recipe, corpus, tmp_pat
     assert str(packed) in text.replace("\n", "")
     assert (packed / "report.html").is_file()
     assert "pack" in json.loads((packed / "report.json").read_text())["provenance"]
-    code, text, _ = call("evaluate", packed, "--data", pairs, "--json")
+    code, text, _ = call("evaluate", packed, "--data", pairs, "--teacher", source, "--json")
     assert code == 0
     assert json.loads(text) == pytest.approx(figures, abs=1e-4)
     code, text, _ = call("report", packed, "--out", tmp_path / "of-packed", "--json")
