@@ -211,12 +211,13 @@ def test_report_from_a_config_alone(call, tmp_path):
     assert made["memory"]["ratio"] >= 28
 
 
-def test_report_of_what_is_not_made_yet(call, make_checkpoint, tmp_path):
+def test_report_of_what_is_not_made_yet(call, make_checkpoint, recipe, tmp_path):
     """A checkpoint in full precision is counted as its configuration alone."""
     source = make_checkpoint("bert", "ForMaskedLM")
     made = {}
     for name, arguments in (("a", [source]), ("b", ["--config", source / "config.json"])):
-        code, text, err = call("report", *arguments, "--out", tmp_path / name, "--json")
+        arguments += ["--recipe", recipe, "--out", tmp_path / name, "--json"]
+        code, text, err = call("report", *arguments)
         assert code == 0, err
         made[name] = json.loads(text)
     assert made["a"]["model"]["checkpoint"] == source.name
