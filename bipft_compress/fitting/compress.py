@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from bipft_compress.text.sequences import token_sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger("bipft_compress")
 
 PACKED_EVERY = 4
 """Of so many documents one is packed to full length; the others are cut into sentences."""
@@ -59,7 +62,7 @@ def compress(
     """Make a binary copy of `model`.
 
     Args:
-        model: full-precision encoder, any head; not changed.
+        model: full-precision encoder, any head, in any type of floating point; not changed.
         tokenizer: of `model`.
         recipe: what becomes binary and where it starts.
         calibration: text like that the model will see; see `read_documents`.
@@ -90,6 +93,9 @@ def compress_on(
 ) -> Compressed:
     """`compress` on text that is token sequences already: see `calibration_sequences`."""
     set_seed(seed)
+    if any(weight.dtype != torch.float32 for weight in model.parameters()):
+        logger.info("the model is read in torch.float32, for closed forms need it")
+        model = copy.deepcopy(model).float()
     student = copy.deepcopy(model)
     encoder, decisions = swap(student, recipe)
     choices = recipe.initialisation
