@@ -30,11 +30,11 @@ OLDEST_VERSION = 1
 Form = Literal["packed", "training"]
 """Bits that run, or latent weights that train."""
 
-SECTIONS = ("weights", "activations", "embeddings", "kept", "estimators", "modules")
+SECTIONS = ("weights", "activations", "embeddings", "kept", "estimators", "readout", "modules")
 """What of a recipe decides names, shapes and arithmetic of a binary model."""
 
-_NOT_IN_0_1 = {"weights", "modules"}
-"""Sections that version 0.1 did not have: all of its weights have one bit."""
+_NOT_IN_0_1 = {"weights", "readout", "modules"}
+"""Sections that version 0.1 did not have: its weights have one bit, its models no readout."""
 
 _ADVICE = "`import bipft_compress` before this model is loaded"
 

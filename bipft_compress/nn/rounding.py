@@ -98,3 +98,13 @@ def _restore(original: type[nn.Module], bits: int) -> nn.Module:
     module.weight = nn.Parameter(torch.zeros(1, 1))
     round_rows(module, bits)
     return module
+
+
+@torch.no_grad()
+def set_values(module: nn.Module, name: str, values: Tensor) -> None:
+    """Give a parameter of `module` its values; one that is rounded gets scales that suit them."""
+    parameter = getattr(module, name)
+    if parametrize.is_parametrized(module, name):
+        setattr(module, name, values.to(parameter))
+    else:
+        parameter.copy_(values)

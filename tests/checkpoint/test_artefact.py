@@ -71,7 +71,7 @@ def test_what_is_written(packed):
     config = json.loads((packed / "config.json").read_text())["quantization_config"]
     assert config.keys() == {
         "quant_method", "version", "form", "weights", "activations", "embeddings", "kept",
-        "estimators", "modules",
+        "estimators", "readout", "modules",
     }  # fmt: skip
     assert config["activations"]["key_value_bits"] == 2
     assert {path.suffix for path in packed.iterdir()} == {".json", ".safetensors"}
