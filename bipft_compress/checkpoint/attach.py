@@ -97,6 +97,9 @@ def build(
         names = Skeleton(model, recipe).pack_empty()
     else:
         swap(model, recipe)
+        for module in model.modules():
+            if isinstance(module, FrequencyAwareEmbedding):
+                module.position = None  # it follows from what the file holds
         names = {name: name for name in model.state_dict()}
     own = model.state_dict()
     lost = {name for name in names if _inner(name, model) not in held}
@@ -168,9 +171,6 @@ def complete(model: PreTrainedModel, form: str, names: Mapping[str, str]) -> Non
             if name in stored:
                 parameter.requires_grad_(False)
         finish(model)
-    for module in model.modules():
-        if isinstance(module, FrequencyAwareEmbedding):
-            module.refresh()
     unguard(model.config)
     settle(model, form)
 

@@ -34,7 +34,7 @@ SECTIONS = ("weights", "activations", "embeddings", "kept", "estimators", "reado
 """What of a recipe decides names, shapes and arithmetic of a binary model."""
 
 _NOT_IN_0_1 = {"weights", "readout", "modules"}
-"""Sections that version 0.1 did not have: all of its weights have one bit."""
+"""Sections that version 0.1 did not have: its weights have one bit, its models no readout."""
 
 _ADVICE = "`import bipft_compress` before this model is loaded"
 

@@ -7,15 +7,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError
+from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import read_json, sha256, write_atomically
 from bipft_compress.loading.sentence import SentencePipeline
 from bipft_compress.recipe import Recipe
+from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.structure.swap import Decision
 
 WEIGHTS = "model.safetensors"
@@ -32,26 +33,6 @@ CHECKSUM = "sha256"
 
 METADATA = "bipft_compress"
 """Key of the record in the metadata of a weights' file that transformers wrote: see `embed`."""
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """How far the embedding of a text can be read from each layer by a linear map.
-
-    Cosine with the original's embedding, mean of texts that the maps were not fitted to; the
-    embedding layer's first.
-    """
-
-    full_precision: Annotated[list[float], Field(description="Of the original's layers.")] = field(
-        default_factory=list
-    )
-    compressed: Annotated[
-        list[float], Field(description="Of the binary model's layers, before its readout.")
-    ] = field(default_factory=list)
-    embedding: Annotated[
-        float | None,
-        Field(description="Of the binary model's own embeddings, readout included; no map."),
-    ] = None
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import torch
 from transformers import set_seed
 
 from bipft_compress.checkpoint.attach import attach
-from bipft_compress.checkpoint.record import Knowledge, Record
+from bipft_compress.checkpoint.record import Record
 from bipft_compress.errors import CorpusError
 from bipft_compress.families import Encoder, get_module, max_sequence_length, teacher_of
 from bipft_compress.fitting.embedding import fit_embedding
@@ -21,6 +22,7 @@ from bipft_compress.fitting.readout import fit_readout
 from bipft_compress.nn import CompressedEmbedding
 from bipft_compress.recipe import Recipe, Text
 from bipft_compress.storage.plan import round_to_stored
+from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.structure.swap import Decision, on_meta, swap
 from bipft_compress.text.batches import calibration_batches, token_frequencies
 from bipft_compress.text.corpus import BUILTIN, Corpus, describe_corpus, read_documents
@@ -28,6 +30,8 @@ from bipft_compress.text.sequences import token_sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger("bipft_compress")
 
 PACKED_EVERY = 4
 """Of so many documents one is packed to full length; the others are cut into sentences."""
@@ -67,7 +71,7 @@ def compress(
     """Make a binary copy of `model`.
 
     Args:
-        model: full-precision encoder, any head; not changed.
+        model: full-precision encoder, any head, in any type of floating point; not changed.
         tokenizer: of `model`.
         recipe: what becomes binary and where it starts.
         calibration: text like that the model will see: a list of texts, or the name of a corpus;
@@ -99,6 +103,9 @@ def compress_on(
 ) -> Compressed:
     """`compress` on text that is token sequences already: see `calibration_sequences`."""
     set_seed(seed)
+    if any(weight.dtype != torch.float32 for weight in model.parameters()):
+        logger.info("the model is read in torch.float32, for closed forms need it")
+        model = copy.deepcopy(model).float()
     student = copy.deepcopy(model)
     encoder, decisions = swap(student, recipe)
     choices = recipe.initialisation
@@ -126,7 +133,7 @@ def compress_on(
     first_token = recipe.readout.pooling == "first"
     knowledge = fit_readout(student.eval(), teacher, encoder, texts, first_token=first_token)
     round_to_stored(student, encoder, recipe)
-    record = Record(recipe, model.config.name_or_path, decisions, errors)
+    record = Record(recipe, model.config.name_or_path, decisions, errors, knowledge)
     attach(student, record, "training")
     return Compressed(student, encoder, decisions, errors, knowledge)
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bipft_compress.checkpoint.record import Knowledge
 from bipft_compress.families import Encoder, get_module
 from bipft_compress.fitting.moments import exact
 from bipft_compress.fitting.regression import reduced_rank_regression
 from bipft_compress.nn import Readout, set_values
 from bipft_compress.nn.readout import embeddings_of, summary
+from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.text.batches import calibration_batches
 
 if TYPE_CHECKING:

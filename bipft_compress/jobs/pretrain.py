@@ -12,7 +12,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from bipft_compress import checkpoint, loading
-from bipft_compress.checkpoint.record import RECORD, Knowledge, Record, is_binary
+from bipft_compress.checkpoint.record import RECORD, Record, is_binary
 from bipft_compress.device import AUTO
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, check_output
@@ -24,6 +24,7 @@ from bipft_compress.jobs.original import telling_of_teacher
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.storage.plan import round_to_stored
+from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.training.pretraining import pretrain_model
 from bipft_compress.training.session import begin_run, check_same_run
 from bipft_compress.training.workspace import claim_training, unfinished

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from bipft_compress.checkpoint.record import Knowledge
 from bipft_compress.counting.schema import Memory, Operations, PapersConvention, Strict
+from bipft_compress.structure.knowledge import Knowledge
 
 SCHEMA_VERSION: Literal[1] = 1
 

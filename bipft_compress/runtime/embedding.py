@@ -114,7 +114,7 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
 
     codes: Tensor
     is_frequent: Tensor
-    before: Tensor
+    before: Tensor | None
 
     def __init__(
         self,
@@ -129,8 +129,7 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
         self.register_buffer("codes", codes)
         self.register_buffer("is_frequent", is_frequent)
         # Frequent rows before each byte's first: an index of every row would outweigh the bits.
-        before = torch.empty_like(is_frequent, dtype=torch.int32)
-        self.register_buffer("before", before, persistent=False)
+        self.register_buffer("before", None, persistent=False)
 
     def refresh(self) -> None:
         """Work out what follows from `is_frequent`, once it is there.
@@ -148,8 +147,11 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
         self.before = (counts.cumsum(0) - counts).to(torch.int32)
 
     def rows(self, ids: Tensor) -> Tensor:
+        if self.before is None:
+            self.refresh()
+        assert self.before is not None
         if self.path == REFERENCE:
-            return self._reference_rows(ids)
+            return self._reference_rows(ids, self.before)
         frequent, books = self.frequent, self.books
         return ops.words(
             ids,
@@ -160,12 +162,12 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
             self.path,
         )
 
-    def _reference_rows(self, ids: Tensor) -> Tensor:
+    def _reference_rows(self, ids: Tensor, before: Tensor) -> Tensor:
         byte, bit = ids // 8, ids % 8
         flags = unpack_fields(self.is_frequent[byte].unsqueeze(-1), 1, 8)
         frequent = flags.gather(-1, bit.unsqueeze(-1)).squeeze(-1).bool()
         earlier = torch.arange(8, device=ids.device) < bit.unsqueeze(-1)
-        rank = self.before[byte] + (flags * earlier).sum(-1)
+        rank = before[byte] + (flags * earlier).sum(-1)
         common = self.frequent.rows(torch.where(frequent, rank, 0))
         codes = self.codes[torch.where(frequent, 0, ids - rank)].long()
         parts = torch.arange(codes.shape[-1], device=ids.device)
