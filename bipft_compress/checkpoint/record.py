@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bipft_compress.errors import CheckpointError
-from bipft_compress.files import read_json, sha256, write_atomically
+from bipft_compress.files import json_digest, read_json, sha256, write_atomically
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.swap import Decision
 
@@ -23,7 +21,6 @@ FORMAT_VERSION = 2
 
 OLDEST_VERSION = 1
 """The oldest that is read: of version 0.1."""
-
 
 CHECKSUM = "sha256"
 """Key of the record's own checksum, of all other keys."""
@@ -91,7 +88,7 @@ class Record:
         version = read_version(directory)
         values = read_json(path)
         checksum = values.pop(CHECKSUM, None)
-        if version > OLDEST_VERSION and checksum != record_checksum(values):
+        if version > OLDEST_VERSION and checksum != json_digest(values):
             raise CheckpointError(
                 f"{path} does not match its own checksum: it was changed or truncated; make the "
                 "checkpoint again."
@@ -111,12 +108,6 @@ class Record:
 
 
 _VALIDATOR = TypeAdapter(Record)
-
-
-def record_checksum(values: Mapping[str, Any]) -> str:
-    """Hexadecimal SHA-256 of JSON values, whatever their order and layout in a file."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_version(directory: Path) -> int:
@@ -155,5 +146,5 @@ def write_record(directory: Path, record: Record) -> None:
     if (directory / RECORD).is_file():
         values["format_version"] = read_version(directory)
     if values["format_version"] > OLDEST_VERSION:
-        values[CHECKSUM] = record_checksum(values)
+        values[CHECKSUM] = json_digest(values)
     write_atomically(directory / RECORD, json.dumps(values, indent=2))

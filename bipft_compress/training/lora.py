@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear
+from safetensors import SafetensorError
 from torch import nn
 from typing_extensions import override
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+
+_FAULTS = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError,
+)  # fmt: skip
+"""What PEFT raises for files that are no adapter of the model."""
 
 
 class BinaryLoraLinear(Linear):
@@ -100,7 +106,7 @@ def load_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     try:
         config = register(LoraConfig.from_pretrained(str(directory)))
         adapted = PeftModel.from_pretrained(model, str(directory), config=config)
-    except Exception as error:  # PEFT and safetensors raise a dozen kinds
+    except _FAULTS as error:
         raise CheckpointError(
             f"The adapter {directory} cannot be loaded ({first_line(error)})."
         ) from None

@@ -72,7 +72,19 @@ def test_spearman_is_of_the_cosines(make_model, tokenizer):
     assert spearman(model, tokenizer, same) == pytest.approx(1)
     opposite = SentencePairs(SENTENCES, SENTENCES[::-1], [-c for c in cosines])
     assert spearman(model, tokenizer, opposite) == pytest.approx(-1)
-    assert -1 <= embedding_floor(model, tokenizer, same) <= 1
+
+
+def test_the_floor_is_of_the_cosines_of_averaged_words(make_model, tokenizer):
+    model, second = make_model("bert"), ["ab", "p o", "cd ab", "ef gh"]
+    table = model.get_input_embeddings().weight.detach()
+    averages = (
+        torch.stack([table[tokenizer(text)["input_ids"]].mean(0) for text in texts])
+        for texts in (SENTENCES, second)
+    )
+    cosines = torch.cosine_similarity(*averages).tolist()
+    assert embedding_floor(
+        model, tokenizer, SentencePairs(SENTENCES, second, cosines)
+    ) == pytest.approx(1)
 
 
 def test_the_floor_is_of_the_sentences_that_are_embedded(make_model, tokenizer):
