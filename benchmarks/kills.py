@@ -124,8 +124,10 @@ def contents(directory: Path) -> dict[str, Any]:
     return found
 
 
-def measure(inputs: Path, count: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
-    """Kill each command in turn, `count` times in all, at moments spread over its whole work.
+def measure(
+    inputs: Path, numbers: range, seed: int, folder: Path
+) -> tuple[Counter[str], list[str]]:
+    """Kill each command in turn, one a number, at moments spread over its whole work.
 
     Returns:
         How many kills of which command ended well; and what was wrong, a line for each.
@@ -134,7 +136,7 @@ def measure(inputs: Path, count: int, seed: int, folder: Path) -> tuple[Counter[
     wrong: list[str] = []
     chosen = commands(inputs)
     whole: dict[str, tuple[float, dict[str, Any]]] = {}
-    for number in range(count):
+    for number in numbers:
         name = list(chosen)[number % len(chosen)]
         if name not in whole:
             whole[name] = _whole(chosen[name], folder / "run")

@@ -38,9 +38,9 @@ FAVOURITES = (RECORD, WEIGHTS, "config.json", FINE_TUNED, lora.WEIGHTS, lora.CON
 
 
 def measure(
-    artefacts: list[Path], count: int, seed: int, folder: Path
+    artefacts: list[Path], numbers: range, seed: int, folder: Path
 ) -> tuple[Counter[str], list[str]]:
-    """Load `count` mutants, every second one with checksums that match.
+    """Load mutants of these numbers, every second one with checksums that match.
 
     Returns:
         How many came to which end; and what was wrong, a line for each: another result with the
@@ -50,10 +50,10 @@ def measure(
     wrong: list[str] = []
     context = multiprocessing.get_context("fork")
     expected = {artefact: _results(artefact) for artefact in artefacts}
-    for first in range(0, count, BATCH):
+    for first in range(0, len(numbers), BATCH):
         receive, send = context.Pipe(duplex=False)
-        numbers = range(first, min(first + BATCH, count))
-        arguments = (artefacts, numbers, seed, folder, expected, send)
+        batch = numbers[first : first + BATCH]
+        arguments = (artefacts, batch, seed, folder, expected, send)
         # A crash ends a batch, not the measurement.
         process = context.Process(target=_batch, args=arguments)
         process.start()
@@ -67,9 +67,9 @@ def measure(
                 wrong += [line] if line else []
         except EOFError:
             process.join()
-        if done < len(numbers):
+        if done < len(batch):
             ends["crashed"] += 1
-            wrong.append(f"mutant {first + done} of seed {seed}: exit code {process.exitcode}")
+            wrong.append(f"mutant {batch[done]} of seed {seed}: exit code {process.exitcode}")
     return ends, wrong
 
 

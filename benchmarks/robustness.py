@@ -1,10 +1,11 @@
 """Nothing wrong in silence, nothing lost: mutants, kills and concurrent calls, counted.
 
     python benchmarks/robustness.py [--mutants 10000] [--kills 200] [--calls 10000] [--seed 0]
-        [--out FILE]
+        [--first 0] [--out FILE]
 
 Exits with 1 where anything went wrong. A mutant or kill is made again by its number and the seed.
-With 0 of a kind that kind is left out; what `FILE` says of it stays.
+It may run in pieces: `--first` is the number of the first mutant and kill, 0 of a kind leaves it
+out, and figures are added to those in FILE.
 """
 
 from __future__ import annotations
@@ -33,7 +34,13 @@ from bipft_compress.provenance import git_commit, machine
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("mutants", 10_000), ("kills", 200), ("calls", 10_000), ("seed", 0)):
+    for name, default in (
+        ("mutants", 10_000),
+        ("kills", 200),
+        ("calls", 10_000),
+        ("seed", 0),
+        ("first", 0),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--out", type=Path, help="JSON file for the figures.")
     given = parser.parse_args()
@@ -49,11 +56,15 @@ def main() -> None:
         measures: dict[str, tuple[int, Callable[[], tuple[Counter[str], list[str]]]]] = {
             "kills": (
                 given.kills,
-                lambda: kills.measure(folder, given.kills, given.seed, folder / "work"),
+                lambda: kills.measure(
+                    folder, _numbers(given.first, given.kills), given.seed, folder / "work"
+                ),
             ),
             "mutants": (
                 given.mutants,
-                lambda: mutants.measure(artefacts, given.mutants, given.seed, folder),
+                lambda: mutants.measure(
+                    artefacts, _numbers(given.first, given.mutants), given.seed, folder
+                ),
             ),
             # Last: no process is forked after threads have run.
             "calls": (given.calls, lambda: concurrent_calls.measure(packed, given.calls)),
@@ -63,9 +74,11 @@ def main() -> None:
             if not count:
                 continue
             ends, lines = measure()
+            before = figures.get(kind, {"ends": {}, "wrong": []})
+            ends.update(before["ends"])
             figures[kind] = {
                 "ends": dict(sorted(ends.items())),
-                "wrong": lines,
+                "wrong": before["wrong"] + lines,
                 "seed": given.seed,
                 "machine": machine(),
                 "git_commit": git_commit(),
@@ -75,6 +88,10 @@ def main() -> None:
                 given.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=2))
     sys.exit(1 if wrong else 0)
+
+
+def _numbers(first: int, count: int) -> range:
+    return range(first, first + count)
 
 
 def _make_artefacts(folder: Path) -> list[Path]:
