@@ -42,8 +42,8 @@ KEY = "quantization_config"
 _SECTIONS = ("weights", "activations", "embeddings", "kept", "estimators", "readout", "modules")
 """What of a recipe decides names, shapes and arithmetic of the packed model."""
 
-_NOT_IN_0_1 = {"weights", "modules"}
-"""Sections that version 0.1 did not have: all of its weights have one bit."""
+_NOT_IN_0_1 = {"weights", "modules", "readout"}
+"""Sections that version 0.1 did not have: its weights have one bit, and it has no readout."""
 
 
 def is_packed(directory: Path) -> bool:
