@@ -20,10 +20,10 @@ def provenance(earlier: dict[str, Any], job: str, **details: Any) -> dict[str, A
     Args:
         earlier: what the input's record says; not changed.
         job: ``compress``, ``pretrain``, ``finetune``, ``pack`` or ``report``.
-        facts: anything else to keep, such as the seed.
+        details: anything else to keep, such as the seed.
 
     Returns:
-        A new mapping of jobs to facts: command, version, commit, date, machine.
+        A new mapping of jobs to their details: command, version, commit, date, machine.
     """
     return earlier | {
         job: {

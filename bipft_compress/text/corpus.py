@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from bipft_compress.errors import CorpusError
+from bipft_compress.errors import PROGRAMMING_ERRORS, CorpusError
 from bipft_compress.text.builtin import builtin_documents
 from bipft_compress.text.mixture import interleave, parse_sources
 
@@ -203,6 +203,8 @@ def _hub_documents(source: str) -> Iterator[str]:
 
     try:
         data = datasets.load_dataset(name["name"], name["config"], split="train", streaming=True)
+    except PROGRAMMING_ERRORS:
+        raise
     except Exception as error:  # the hub client raises a dozen kinds for network, name and config
         raise CorpusError(
             f"There is no file or directory {source!r}, and the Hugging Face hub gave no data set "
@@ -218,7 +220,7 @@ def _stream(data: Iterator[dict[str, object]], where: str) -> Iterator[str]:
             record = next(records)
         except StopIteration:
             return
-        except Exception as error:
+        except Exception as error:  # none of ours: the call runs nothing else
             raise CorpusError(
                 f"{where} broke off ({_reason(error)}); check the network or give local files."
             ) from error

@@ -297,3 +297,9 @@ def test_a_file_named_like_the_builtin_text_is_reached_by_its_path(
     (tmp_path / BUILTIN / "a.jsonl").write_text(json.dumps({"text": "mine"}))
     monkeypatch.chdir(tmp_path)
     assert list(read_documents(f"./{BUILTIN}")) == ["mine"]
+
+
+def test_a_mistake_in_a_program_is_not_the_hubs_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda: None)
+    with pytest.raises(TypeError, match="argument"):
+        read_documents("owner/name")
