@@ -15,6 +15,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from bipft_compress import plugin
+
 if TYPE_CHECKING:
     from bipft_compress.allocation import Allocator, Targets
     from bipft_compress.checkpoint import load
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from bipft_compress.training.pretraining import pretrain_model
 
 __version__ = version("bipft-compress")
+
+plugin.install()
 
 _PUBLIC = {
     "Allocator": "bipft_compress.allocation:Allocator",

@@ -13,7 +13,7 @@ from bipft_compress.checkpoint.artefact import write_artefact
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.families import Encoder
 from bipft_compress.recipe import Recipe
-from bipft_compress.runtime.model import Skeleton
+from bipft_compress.runtime.model import Skeleton, empty_model
 from bipft_compress.storage.codec import pack_state
 from bipft_compress.storage.plan import round_to_stored, storage_plan
 from bipft_compress.structure.swap import swap
@@ -79,7 +79,7 @@ def pack_in_memory():
         tensors = pack_state(pair.student.state_dict(), plan)
         config = pair.student.config
         config.architectures = [type(pair.student).__name__]
-        return tensors, Skeleton(config, chosen).fill(tensors)
+        return tensors, Skeleton(empty_model(config), chosen).fill(tensors)
 
     return pack
 

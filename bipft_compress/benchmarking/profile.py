@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from bipft_compress import loading
 from bipft_compress.benchmarking.peers import torch_call
 from bipft_compress.benchmarking.timing import Call, interleaved, ratio, torch_threads
-from bipft_compress.checkpoint.artefact import read_recipe
+from bipft_compress.checkpoint.mark import read_recipe
 from bipft_compress.counting import ModelShape, count_operations, read_shape
 from bipft_compress.families import get_module
 from bipft_compress.reporting import Profile
 from bipft_compress.reporting.schema import STAGES
 from bipft_compress.runtime.block import PackedBlock
-from bipft_compress.runtime.model import Skeleton
+from bipft_compress.runtime.model import Skeleton, empty_model
 from bipft_compress.runtime.native import REFERENCE, kernels, register_rate
 from bipft_compress.runtime.ops import prepare_weights, row_bytes
 
@@ -36,7 +36,7 @@ def packed_shape(directory: str | Path, batch: int, length: int) -> ModelShape:
     Raises:
         CheckpointError: not a packed artefact.
     """
-    skeleton = Skeleton(loading.load_config(directory), read_recipe(Path(directory)))
+    skeleton = Skeleton(empty_model(loading.load_config(directory)), read_recipe(Path(directory)))
     nn.Module.to(skeleton.model, "meta")
     return read_shape(skeleton.model, skeleton.encoder, batch, length)
 

@@ -49,14 +49,14 @@ def _load(loader: str, source: str) -> torch.nn.Module:
 def _code_of(loader: str, source: str) -> None:
     """Do all that loading does but for the weights, so that code and caches are there before."""
     from bipft_compress import loading
-    from bipft_compress.checkpoint.artefact import read_recipe
-    from bipft_compress.runtime.model import Skeleton
+    from bipft_compress.checkpoint.mark import read_recipe
+    from bipft_compress.runtime.model import Skeleton, empty_model
     from bipft_compress.runtime.native import chosen_path
 
     chosen_path()
     config = loading.load_config(source)
     if loader == "packed":
-        Skeleton(config, read_recipe(Path(source)))
+        Skeleton(empty_model(config), read_recipe(Path(source)))
     else:
         with torch.device("meta"):
             loading.model_from_config(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bipft_compress.checkpoint.artefact import is_packed
+from bipft_compress.checkpoint.mark import is_packed
 from bipft_compress.checkpoint.packed import load_packed, unpack
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.checkpoint.trainable import load_trainable, save

@@ -7,49 +7,27 @@ beside the tokenizer's files and the report. Only safetensors and JSON are read.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bipft_compress.checkpoint.header import Entry
-from bipft_compress.checkpoint.listed import list_files
-from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record, write_record
-from bipft_compress.errors import CheckpointError, RecipeError
+from bipft_compress.checkpoint.mark import SECTIONS, write_config
+from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record, list_files, write_record
+from bipft_compress.errors import CheckpointError
 from bipft_compress.families import Encoder
-from bipft_compress.files import read_json
+from bipft_compress.files import sha256
 from bipft_compress.recipe import Recipe
 from bipft_compress.storage.codec import pack_state
 from bipft_compress.storage.plan import round_to_stored, storage_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-METHOD = "bipft"
-VERSION = 2
-"""Of what is written now. In 2 encoder layers hold blocks, so that tensors have other names."""
-
-OLDEST_VERSION = 1
-"""The oldest that is read: of version 0.1."""
-
-KEY = "quantization_config"
-
-_SECTIONS = ("weights", "activations", "embeddings", "kept", "estimators", "readout", "modules")
-"""What of a recipe decides names, shapes and arithmetic of the packed model."""
-
-_NOT_IN_0_1 = {"weights", "modules"}
-"""Sections that version 0.1 did not have: all of its weights have one bit."""
-
-
-def is_packed(directory: Path) -> bool:
-    """Whether `directory` says that it is a packed artefact, whole or not."""
-    path = directory / "config.json"
-    return path.is_file() and KEY in read_json(path)
 
 
 def write_artefact(
@@ -75,13 +53,11 @@ def write_artefact(
     round_to_stored(model, encoder, record.recipe)
     packed = pack_state(model.state_dict(), storage_plan(model, encoder, record.recipe))
     save_file(packed, directory / WEIGHTS, metadata={"format": "pt"})
-    config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]
-    sections = record.recipe.model_dump(include=set(_SECTIONS))
-    config.quantization_config = {"quant_method": METHOD, "version": VERSION, **sections}
-    config.save_pretrained(directory)
+    write_config(directory, model, record.recipe, "packed")
     tokenizer.save_pretrained(directory)
-    record.tensors = {name: digest(tensor) for name, tensor in packed.items()}
+    if record.pipeline is not None:
+        record.pipeline.write(directory)
+    record.tensors = digests(packed)
     record.files = list_files(directory)
     write_record(directory, record)
 
@@ -91,35 +67,9 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.numpy().data).hexdigest()
 
 
-def read_recipe(directory: Path) -> Recipe:
-    """The sections of the recipe that the packed model was made with.
-
-    Raises:
-        CheckpointError: not a packed artefact of a version this release reads.
-    """
-    path = directory / "config.json"
-    values: Any = read_json(path).get(KEY)
-    if not isinstance(values, dict) or values.get("quant_method") != METHOD:
-        raise CheckpointError(
-            f"{directory} is not a packed artefact (its config.json has no {KEY} of {METHOD!r}): "
-            "make one with `bipft-compress pack`."
-        )
-    version = values.get("version")
-    if type(version) is not int or version < OLDEST_VERSION:
-        raise CheckpointError(
-            f"{directory} is a packed artefact of version {version!r}, which is none: pack the "
-            "checkpoint again."
-        )
-    if version > VERSION:
-        raise CheckpointError(
-            f"{directory} is a packed artefact of version {version}, of a newer release; this one "
-            f"reads up to {VERSION}: upgrade bipft-compress."
-        )
-    try:
-        old = _NOT_IN_0_1 if version == OLDEST_VERSION else set()
-        return Recipe.load({name: values[name] for name in _SECTIONS if name not in old})
-    except (KeyError, RecipeError) as error:
-        raise CheckpointError(f"{path} has an invalid {KEY} ({error}).") from None
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """See `digest`, of tensors by name."""
+    return {name: digest(tensor) for name, tensor in tensors.items()}
 
 
 def read_record(directory: Path, recipe: Recipe) -> Record:
@@ -130,9 +80,11 @@ def read_record(directory: Path, recipe: Recipe) -> Record:
     """
     record = Record.read(directory)
     path = directory / RECORD
-    if "config.json" not in record.files or not record.tensors:
+    # What transformers wrote has a record in the weights, of the weights alone.
+    listed = "config.json" in record.files or not path.is_file()
+    if not listed or not record.tensors:
         raise CheckpointError(f"{path} has no checksums: pack the checkpoint again.")
-    if any(getattr(record.recipe, name) != getattr(recipe, name) for name in _SECTIONS):
+    if any(getattr(record.recipe, name) != getattr(recipe, name) for name in SECTIONS):
         raise CheckpointError(f"{path} and config.json disagree about the recipe.")
     return record
 
@@ -172,12 +124,28 @@ def read_tensors(
                 f"{path}: tensor {name} is {entry.dtype} {entry.shape}, not {empty.dtype} "
                 f"{tuple(empty.shape)} as its configuration says."
             )
+    check_digests(path, checksums)
+    return {own[name]: _mapped(path, name) for name in entries}
+
+
+def check_digests(path: Path, checksums: Mapping[str, str]) -> None:
+    """Hold every tensor of a safetensors file against its checksum.
+
+    Args:
+        path: of the file, whose header was read: see `read_header`.
+        checksums: SHA-256 of each tensor's bytes, by its name in the file.
+
+    Raises:
+        CheckpointError: a tensor was changed, is missing, or has none.
+    """
     try:
         with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
             changed = [
-                name for name in entries if digest(file.get_tensor(name)) != checksums.get(name)
+                name
+                for name in sorted(names | checksums.keys())
+                if name not in names or digest(file.get_tensor(name)) != checksums.get(name)
             ]
-        tensors = {own[name]: _mapped(path, name) for name in entries}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}).") from None
     for name in changed:
@@ -185,7 +153,23 @@ def read_tensors(
             f"{path}: tensor {name} does not match its checksum: the file was changed; pack the "
             "checkpoint again."
         )
-    return tensors
+
+
+def check_weights(path: Path, record: Record) -> None:
+    """Hold the file of latent weights against its record.
+
+    Raises:
+        CheckpointError: it is missing or was changed.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has no {WEIGHTS}: the checkpoint is incomplete.")
+    if record.tensors:
+        check_digests(path, record.tensors)
+    elif sha256(path) != record.weights_sha256:
+        raise CheckpointError(
+            f"{path} does not match its checksum: it was truncated or changed; "
+            "compress the checkpoint again."
+        )
 
 
 def _mapped(path: Path, name: str) -> Tensor:

@@ -11,10 +11,14 @@ from typing import Any
 
 import torch
 
+from bipft_compress.checkpoint.record import METADATA
 from bipft_compress.errors import CheckpointError
 
 TYPES = {"U8": torch.uint8, "F16": torch.float16, "F32": torch.float32}
 """Number types that a packed artefact uses, by their names in the file."""
+
+_METADATA = {"format": "pt", METADATA: ""}
+"""What the header says of the file, but for the record that may be there."""
 
 _LARGEST = 100_000_000
 _LENGTH_BYTES = 8
@@ -49,7 +53,8 @@ def read_header(path: Path) -> dict[str, Entry]:
         values = json.loads(text.decode(), object_pairs_hook=_once)
     except (ValueError, RecursionError):
         raise _damaged(path, "its header is not valid JSON") from None
-    if not isinstance(values, dict) or values.pop("__metadata__", None) != {"format": "pt"}:
+    metadata = values.pop("__metadata__", None) if isinstance(values, dict) else None
+    if not isinstance(metadata, dict) or metadata | {METADATA: ""} != _METADATA:
         raise _damaged(path, "its header is not one that bipft-compress writes")
     entries = {name: _entry(path, name, value) for name, value in values.items()}
     spans = sorted((entry.begin, entry.end) for entry in entries.values())

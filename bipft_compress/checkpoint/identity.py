@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record
+from bipft_compress.checkpoint.record import WEIGHTS, Record, is_binary
 from bipft_compress.files import sha256
 from bipft_compress.loading import load_config
 from bipft_compress.loading.weights import fetch
@@ -35,7 +35,7 @@ def checkpoint_identity(source: str | Path | None) -> dict[str, Any] | None:
         load_config(source)
         # The hub's cache has a directory for each commit.
         return {"hub": str(source), "commit": fetch(source).name}
-    if (path / RECORD).is_file():
+    if is_binary(path):
         record = Record.read(path)
         names = {WEIGHTS, "config.json", *record.files}
         identity: dict[str, Any] = {"recipe": record.recipe.model_dump(mode="json")}

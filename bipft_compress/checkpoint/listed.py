@@ -10,22 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from bipft_compress.checkpoint.record import OLDEST_VERSION, RECORD, WEIGHTS, Record, read_version
+from bipft_compress.checkpoint.record import OLDEST_VERSION, RECORD, Record, read_version
 from bipft_compress.errors import CheckpointError
-from bipft_compress.files import sha256
-from bipft_compress.loading import load_config, load_tokenizer
+from bipft_compress.loading import SentencePipeline, load_config, load_tokenizer, read_pipeline
+from bipft_compress.loading.sentence import MODULES
 
 CONFIG = "config.json"
-
-
-def list_files(directory: Path) -> dict[str, str]:
-    """Checksum of each file below `directory` but the weights and the record, by its path there."""
-    paths = {
-        path.relative_to(directory).as_posix(): path
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-    return {name: sha256(path) for name, path in paths.items() if name not in (WEIGHTS, RECORD)}
 
 
 def read_config(directory: Path, record: Record) -> PretrainedConfig:
@@ -52,14 +42,40 @@ def read_tokenizer(directory: Path, record: Record) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def read_listed_pipeline(directory: Path, record: Record) -> SentencePipeline | None:
+    """What sentence-transformers does around the encoder, after a check of all that is listed.
+
+    Raises:
+        CheckpointError: see `read_pipeline`; or a file is missing or was changed.
+    """
+    if record.files and MODULES not in record.files:
+        return None
+    with _listed(directory, record) as listed:
+        return read_pipeline(listed)
+
+
+def check_config(directory: Path, record: Record) -> None:
+    """Hold the configuration in `directory` against what its record lists, if it does.
+
+    Raises:
+        CheckpointError: it is missing or was changed.
+    """
+    listed = {name: checksum for name, checksum in record.files.items() if name == CONFIG}
+    for _ in _checked(directory, listed):
+        pass
+
+
 @contextmanager
 def _listed(directory: Path, record: Record) -> Iterator[Path]:
     """A directory that holds what is listed and nothing else, so that transformers reads no more.
 
     Each file is read once: what was checked is what is used.
     """
-    if not record.files and read_version(directory) == OLDEST_VERSION:
-        # Version 0.1 listed the files of packed artefacts alone.
+    if not record.files and (
+        # Version 0.1 listed the files of packed artefacts alone, and what transformers writes
+        # beside the weights it writes after the record in them.
+        read_version(directory) == OLDEST_VERSION or not (directory / RECORD).is_file()
+    ):
         yield directory
         return
     if CONFIG not in record.files:

@@ -10,20 +10,17 @@ from safetensors import safe_open
 from torch import Tensor
 
 from bipft_compress.checkpoint import legacy
-from bipft_compress.checkpoint.artefact import (
-    KEY,
-    read_recipe,
-    read_record,
-    read_tensors,
-)
+from bipft_compress.checkpoint.artefact import read_record, read_tensors
+from bipft_compress.checkpoint.attach import attach
 from bipft_compress.checkpoint.header import read_header
-from bipft_compress.checkpoint.listed import read_config, read_tokenizer
+from bipft_compress.checkpoint.listed import read_config, read_listed_pipeline, read_tokenizer
+from bipft_compress.checkpoint.mark import read_recipe, unguard, unmark
 from bipft_compress.checkpoint.record import WEIGHTS, Record, read_version
 from bipft_compress.loading import model_from_config
 from bipft_compress.loading.claims import check_layers, configuration_faults
 from bipft_compress.loading.state import fill
 from bipft_compress.runtime.block import PackedBlock
-from bipft_compress.runtime.model import Skeleton
+from bipft_compress.runtime.model import Skeleton, empty_model
 from bipft_compress.runtime.modules import PackedLinear
 from bipft_compress.runtime.native import REFERENCE
 from bipft_compress.storage.codec import unpack_state
@@ -46,9 +43,11 @@ def load_packed(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedToken
     path = Path(directory)
     skeleton, tensors, record = _read(path)
     model = skeleton.fill(tensors)
+    attach(model, record, "packed")
     del tensors
     if read_version(path) != legacy.VERSION:
         _forget_pages(model, path / WEIGHTS)
+    record.pipeline = read_listed_pipeline(path, record)
     return model, read_tokenizer(path, record), record
 
 
@@ -79,13 +78,12 @@ def unpack(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     """
     path = Path(directory)
     skeleton, tensors, record = _read(path)
-    config = read_config(path, record)
-    # What is made is not packed.
-    delattr(config, KEY)
-    model = model_from_config(config)
+    model = model_from_config(unmark(read_config(path, record)))
     swap(model, skeleton.recipe)
     state = unpack_state(tensors, skeleton.plan, model.state_dict())
     fill(model, state, path / WEIGHTS)
+    record.pipeline = read_listed_pipeline(path, record)
+    attach(model, record, "training")
     return model.eval(), read_tokenizer(path, record), record
 
 
@@ -93,10 +91,11 @@ def _read(path: Path) -> tuple[Skeleton, dict[str, Tensor], Record]:
     recipe = read_recipe(path)
     record = read_record(path, recipe)
     config = read_config(path, record)
+    unguard(config)
     entries = read_header(path / WEIGHTS)
     check_layers(config, len(entries), path)
     with configuration_faults(path):
-        skeleton = Skeleton(config, recipe)
+        skeleton = Skeleton(empty_model(config), recipe)
         expected = skeleton.expected()
     names = None
     if read_version(path) == legacy.VERSION:

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import read_json, sha256, write_atomically
-from bipft_compress.fitting.readout import Knowledge
+from bipft_compress.loading.sentence import SentencePipeline
 from bipft_compress.recipe import Recipe
+from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.structure.swap import Decision
 
 WEIGHTS = "model.safetensors"
@@ -29,33 +31,40 @@ OLDEST_VERSION = 1
 CHECKSUM = "sha256"
 """Key of the record's own checksum, of all other keys."""
 
+METADATA = "bipft_compress"
+"""Key of the record in the metadata of a weights' file that transformers wrote: see `embed`."""
+
 
 @dataclass
 class Record:
     """What is known about a binary checkpoint beside its weights; stored in `RECORD`."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    recipe: Recipe
+    recipe: Recipe = field(repr=False)
     teacher: str
     """Hub name or path of the full-precision original."""
-    decisions: list[Decision] = field(default_factory=list)
-    layer_errors: list[float] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list, repr=False)
+    layer_errors: list[float] = field(default_factory=list, repr=False)
     """Normalised squared error of the hidden states after each layer, before any training."""
-    knowledge: Knowledge = field(default_factory=Knowledge)
+    knowledge: Knowledge = field(default_factory=Knowledge, repr=False)
     """What each layer knows of a text, as measured last."""
-    training: list[dict[str, Any]] = field(default_factory=list)
+    training: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """Logged points of all training: step, tokens, loss and its terms, learning rate."""
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     quality: dict[str, Any] = field(default_factory=dict)
-    measured: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = field(default=None, repr=False)
     """Packed artefact: latency and size beside peers; see `reporting.Measured`."""
-    tensors: dict[str, str] = field(default_factory=dict)
-    """Packed artefact: SHA-256 of each tensor's bytes."""
-    files: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, str] = field(default_factory=dict, repr=False)
+    """Packed, or written by transformers: SHA-256 of each tensor's bytes, by its name there."""
+    files: dict[str, str] = field(default_factory=dict, repr=False)
     """SHA-256 of each file that is read beside the weights, by its path in the directory."""
     weights_sha256: str = ""
     """Of the weights' file; written by `write_record`."""
+    card: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Licence, language and task of the original; see `loading.read_card`."""
+    pipeline: SkipValidation[SentencePipeline | None] = None
+    """What sentence-transformers does with the encoder's output; lies in files of its own."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -72,6 +81,7 @@ class Record:
             "tensors": self.tensors,
             "files": self.files,
             "weights_sha256": self.weights_sha256,
+            "card": self.card,
         }
 
     def add_training(self, points: list[dict[str, Any]]) -> None:
@@ -86,14 +96,8 @@ class Record:
         Raises:
             CheckpointError: it is missing, malformed, or of a version that is not read.
         """
-        path = directory / RECORD
-        if not path.is_file():
-            raise CheckpointError(
-                f"{directory} is not a binary checkpoint (it has no {RECORD}): "
-                "make one with `bipft-compress compress`."
-            )
-        version = read_version(directory)
-        values = read_json(path)
+        path, values = directory / RECORD, read_values(directory)
+        version = _version(values, path)
         checksum = values.pop(CHECKSUM, None)
         if version > OLDEST_VERSION and checksum != record_checksum(values):
             raise CheckpointError(
@@ -129,8 +133,11 @@ def read_version(directory: Path) -> int:
     Raises:
         CheckpointError: there is no record, or its version is none, newer or too old.
     """
-    path = directory / RECORD
-    version = read_json(path).get("format_version")
+    return _version(read_values(directory), directory / RECORD)
+
+
+def _version(values: Mapping[str, Any], path: Path) -> int:
+    version = values.get("format_version")
     if type(version) is not int:
         raise CheckpointError(
             f"{path} has format version {version!r}, which is none: compress the checkpoint again."
@@ -148,16 +155,71 @@ def read_version(directory: Path) -> int:
     return version
 
 
+def is_binary(directory: Path) -> bool:
+    """Whether there is a record in `directory`: it holds a binary checkpoint, packed or not."""
+    return (directory / RECORD).is_file() or _embedded(directory / WEIGHTS) is not None
+
+
+def read_values(directory: Path) -> dict[str, Any]:
+    """The record as it lies in `directory`: in its own file, or in that of the weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = directory / RECORD
+    values = read_json(path) if path.is_file() else _embedded(directory / WEIGHTS)
+    if values is None:
+        raise CheckpointError(
+            f"{directory} is not a binary checkpoint (it has no {RECORD}): "
+            "make one with `bipft-compress compress`."
+        )
+    return values
+
+
+def _embedded(weights: Path) -> dict[str, Any] | None:
+    """What `embed` put into a file of weights, None where there is none."""
+    if not weights.is_file():
+        return None
+    try:
+        with safe_open(weights, framework="pt") as file:
+            values: Any = json.loads((file.metadata() or {})[METADATA])
+    except (SafetensorError, KeyError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def embed(record: Record) -> dict[str, str]:
+    """The record as metadata of a safetensors file: for transformers, which writes that alone."""
+    return {METADATA: json.dumps(_sealed(record.to_dict()))}
+
+
+def list_files(directory: Path) -> dict[str, str]:
+    """Checksum of each file below `directory` but the weights and the record, by its path there."""
+    paths = {
+        path.relative_to(directory).as_posix(): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    return {name: sha256(path) for name, path in paths.items() if name not in (WEIGHTS, RECORD)}
+
+
 def write_record(directory: Path, record: Record) -> None:
     """Write (or replace) the record of the checkpoint in `directory`, with its checksums.
 
     One that is replaced keeps its format version, since the weights beside it stay as they are.
     """
     record.weights_sha256 = sha256(directory / WEIGHTS)
-    # As it will be read: a tuple becomes a list, a whole number stays one.
-    values: dict[str, Any] = json.loads(json.dumps(record.to_dict()))
+    values = record.to_dict()
     if (directory / RECORD).is_file():
         values["format_version"] = read_version(directory)
+    elif not record.files:
+        values["files"] = record.files = list_files(directory)
+    write_atomically(directory / RECORD, json.dumps(_sealed(values), indent=2))
+
+
+def _sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """A record as it will be read (a tuple becomes a list), with its own checksum."""
+    values = json.loads(json.dumps(values))
     if values["format_version"] > OLDEST_VERSION:
         values[CHECKSUM] = record_checksum(values)
-    write_atomically(directory / RECORD, json.dumps(values, indent=2))
+    return values

@@ -15,10 +15,19 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bipft_compress.checkpoint import legacy
-from bipft_compress.checkpoint.listed import list_files, read_config, read_tokenizer
-from bipft_compress.checkpoint.record import WEIGHTS, Record, read_version, write_record
+from bipft_compress.checkpoint.artefact import check_weights
+from bipft_compress.checkpoint.attach import attach
+from bipft_compress.checkpoint.listed import read_config, read_listed_pipeline, read_tokenizer
+from bipft_compress.checkpoint.mark import is_packed, unmark, write_config
+from bipft_compress.checkpoint.record import (
+    WEIGHTS,
+    Record,
+    list_files,
+    read_version,
+    write_record,
+)
 from bipft_compress.errors import CheckpointError
-from bipft_compress.files import atomic_directory, sha256
+from bipft_compress.files import atomic_directory
 from bipft_compress.loading import model_from_config, state_to_save
 from bipft_compress.loading.claims import check_layers, configuration_faults
 from bipft_compress.loading.state import check_fits, fill, read_state
@@ -39,11 +48,12 @@ def save(
     """
     with atomic_directory(directory, overwrite) as work:
         save_file(state_to_save(model), work / WEIGHTS, metadata={"format": "pt"})
-        model.config.architectures = [type(model).__name__]
-        model.config.save_pretrained(work)
+        write_config(work, model, record.recipe, "training")
         if tokenizer is not None:
             tokenizer.save_pretrained(work)
-        record.files = list_files(work)
+        if record.pipeline is not None:
+            record.pipeline.write(work)
+        record.files, record.tensors = list_files(work), {}
         write_record(work, record)
 
 
@@ -62,19 +72,13 @@ def load_trainable(
     if not path.is_dir():
         raise CheckpointError(f"There is no directory {path}.")
     record = Record.read(path)
-    if record.tensors:
+    if is_packed(path):
         raise CheckpointError(
             f"{path} is packed: it runs, but cannot be trained or packed again; give the binary "
             "checkpoint that it was packed from."
         )
-    config = read_config(path, record)
-    if not (path / WEIGHTS).is_file():
-        raise CheckpointError(f"{path} has no {WEIGHTS}: the checkpoint is incomplete.")
-    if sha256(path / WEIGHTS) != record.weights_sha256:
-        raise CheckpointError(
-            f"{path / WEIGHTS} does not match its checksum: it was truncated or changed; "
-            "compress the checkpoint again."
-        )
+    config = unmark(read_config(path, record))
+    check_weights(path / WEIGHTS, record)
     state = read_state(path / WEIGHTS)
     if read_version(path) == legacy.VERSION:
         names = legacy.rename_0_1(state, config.model_type)
@@ -92,4 +96,6 @@ def load_trainable(
         model = model_from_config(config)
         swap(model, record.recipe)
     fill(model, state, path / WEIGHTS)
+    record.pipeline = read_listed_pipeline(path, record)
+    attach(model, record, "training")
     return model.eval(), read_tokenizer(path, record), record

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +15,7 @@ from bipft_compress.fitting.moments import exact
 from bipft_compress.fitting.regression import reduced_rank_regression
 from bipft_compress.nn import Readout, set_values
 from bipft_compress.nn.readout import embeddings_of, summary
+from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.text.batches import calibration_batches
 
 if TYPE_CHECKING:
@@ -32,26 +31,6 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
 BATCH_TOKENS = 4096
 """Tokens of a batch of texts."""
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """How far the embedding of a text can be read from each layer by a linear map.
-
-    Cosine with the original's embedding, mean of texts that the maps were not fitted to; the
-    embedding layer's first.
-    """
-
-    full_precision: Annotated[list[float], Field(description="Of the original's layers.")] = field(
-        default_factory=list
-    )
-    compressed: Annotated[
-        list[float], Field(description="Of the binary model's layers, before its readout.")
-    ] = field(default_factory=list)
-    embedding: Annotated[
-        float | None,
-        Field(description="Of the binary model's own embeddings, readout included; no map."),
-    ] = None
 
 
 class Texts(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,13 @@ from bipft_compress.allocation import Allocator, Targets
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import UserError
+from bipft_compress.families import describe
 from bipft_compress.files import claim_output
 from bipft_compress.fitting.compress import Compressed, compress, compress_on
 from bipft_compress.jobs.keep import Keep, compress_keeping
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
+from bipft_compress.structure.unused import without_unused
 from bipft_compress.text.corpus import BUILTIN
 from bipft_compress.training.progress import progress_bar
 
@@ -56,6 +59,15 @@ def compress_checkpoint(
     with claim_output(out, overwrite, [source, calibration]) as target:
         chosen = choose_device(device)
         model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
+        pipeline = loading.read_pipeline(source)
+        if pipeline is not None:
+            longest = min(tokenizer.model_max_length, pipeline.max_length or math.inf)
+            tokenizer.model_max_length = int(longest)
+            if pipeline.first_token:
+                pooled = recipe.readout.model_copy(update={"pooling": "first"})
+                recipe = recipe.model_copy(update={"readout": pooled})
+            if not recipe.kept.unused:
+                model = without_unused(model, int(longest))
         model.to(chosen)  # type: ignore[arg-type]
         if calibration == BUILTIN:
             logger.info(
@@ -71,10 +83,10 @@ def compress_checkpoint(
             allocator, recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
             # The same text, read once.
             fit = partial(compress_on, model, recipe, allocator.sequences, seed=seed)
-            compressed = _with_progress(fit, console)
+            compressed = _with_progress(fit, model, console)
         else:
             fit = partial(compress, model, tokenizer, recipe, calibration, seed=seed)
-            compressed = _with_progress(fit, console)
+            compressed = _with_progress(fit, model, console)
         path = Path(source)
         record = Record(
             recipe=recipe,
@@ -82,7 +94,9 @@ def compress_checkpoint(
             decisions=compressed.decisions,
             layer_errors=compressed.layer_errors,
             knowledge=compressed.knowledge,
-            provenance=provenance({}, "compress", seed=seed, calibration=str(calibration)),
+            provenance=provenance({}, "compress", seed=seed, calibration=calibration),
+            card=loading.read_card(source),
+            pipeline=pipeline,
         )
         checkpoint.save(target, compressed.model, tokenizer, record, overwrite)
     return record
@@ -106,10 +120,12 @@ def _choose_bits(
     return allocator, allocation.recipe
 
 
-def _with_progress(fit: Callable[..., Compressed], console: Console | None) -> Compressed:
+def _with_progress(
+    fit: Callable[..., Compressed], model: PreTrainedModel, console: Console | None
+) -> Compressed:
     """Call `fit` with a progress bar, or a line for each layer where there is no terminal."""
     with progress_bar(console or Console(quiet=True), "layers") as bar:
-        task = bar.add_task("fitting", total=None, note="")
+        task = bar.add_task("fitting", total=len(describe(model).calls), note="")
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)

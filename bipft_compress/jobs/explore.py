@@ -95,7 +95,7 @@ def explore(
             checkpoint="/".join(Path(source).parts[-2:]),
             score=None if pairs is None else spearman(model, tokenizer, pairs),
             points=points,
-            provenance=provenance({}, "explore", seed=seed, calibration=str(calibration)),
+            provenance=provenance({}, "explore", seed=seed, calibration=calibration),
         )
         texts = {
             "curve.json": curve.model_dump_json(indent=2) + "\n",

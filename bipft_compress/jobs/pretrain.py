@@ -12,17 +12,19 @@ from accelerate import PartialState
 from rich.console import Console
 
 from bipft_compress import checkpoint, loading
-from bipft_compress.checkpoint.record import RECORD, Record
+from bipft_compress.checkpoint.record import RECORD, Record, is_binary
 from bipft_compress.device import AUTO
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, check_output
 from bipft_compress.fitting.compress import calibration_sequences, first_tokens
 from bipft_compress.fitting.precision import change_precision
-from bipft_compress.fitting.readout import Knowledge, fit_readout
+from bipft_compress.fitting.readout import fit_readout
 from bipft_compress.jobs.identity import corpus_identity, training_identity
+from bipft_compress.jobs.original import telling_of_teacher
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.storage.plan import round_to_stored
+from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.training.pretraining import pretrain_model
 from bipft_compress.training.session import begin_run, check_same_run
 from bipft_compress.training.workspace import claim_training, unfinished
@@ -70,7 +72,9 @@ def pretrain(
         guide = teacher or record.teacher
         check_output(target, True, [guide])
         chosen = recipe or record.recipe
-        identity = training_identity(directory, guide) | {"corpus": corpus_identity(corpus)}
+        with telling_of_teacher(teacher):
+            identity = training_identity(directory, guide)
+        identity |= {"corpus": corpus_identity(corpus)}
         if chosen.schedule:
             _pretrain_in_stages(
                 directory, corpus, work, chosen, identity, teacher=teacher, steps=steps,
@@ -127,7 +131,7 @@ def _finish(
 
 
 def _read_teacher(source: str | Path, record: Record) -> PreTrainedModel:
-    if (Path(source) / RECORD).is_file():
+    if is_binary(Path(source)):
         return checkpoint.load_trainable(source)[0]
     mlm_head = record.recipe.objective.fresh_mlm_head
     return loading.load_pretrained(source, mlm_head=mlm_head)[0]

@@ -102,7 +102,7 @@ class FrequencyAwareEmbedding(CompressedEmbedding):
         self.centroid_rounding = RowRounding(self.parts * self.CENTROIDS, self.CENTROID_BITS)
         self.codes: Tensor
         self.is_frequent: Tensor
-        self.position: Tensor
+        self.position: Tensor | None
         self.register_buffer("codes", torch.zeros(rare, self.parts, dtype=torch.uint8))
         self.register_buffer("is_frequent", torch.arange(num_embeddings) < frequent_rows)
         self.register_buffer("position", self._positions(self.is_frequent), persistent=False)
@@ -118,6 +118,9 @@ class FrequencyAwareEmbedding(CompressedEmbedding):
         self.position = self._positions(self.is_frequent)
 
     def rows(self, ids: Tensor) -> Tensor:
+        if self.position is None:
+            self.refresh()
+        assert self.position is not None
         frequent, row = self.is_frequent[ids], self.position[ids]
         rows = self.rounding(self.frequent)
         common = F.embedding(torch.where(frequent, row, 0), rows)

@@ -16,8 +16,10 @@ from bipft_compress.nn.quantizers import (
 from bipft_compress.spec import DynamicScale
 
 
-class BinaryLinear(nn.Module):
+class BinaryLinear(nn.Linear):
     """A linear layer whose product runs on bits.
+
+    A `torch.nn.Linear` to those who look for linear layers by class, as PEFT does.
 
     ::
 
@@ -55,7 +57,7 @@ class BinaryLinear(nn.Module):
         elastic: bool = False,
         dynamic_scale: DynamicScale = "none",
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.in_features = in_features
         self.out_features = out_features
         self.weight_bits = weight_bits

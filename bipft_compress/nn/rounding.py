@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -80,6 +82,23 @@ def round_rows(module: nn.Module, bits: int) -> None:
     assert isinstance(weight, Tensor)
     rounding = RowRounding(len(weight), bits).to(weight)
     parametrize.register_parametrization(module, "weight", rounding)  # finds the scales
+    # torch makes a class for it, and refuses to pickle what has one.
+    type(module).__reduce_ex__ = _reduce  # type: ignore[method-assign, assignment]
+
+
+def _reduce(module: nn.Module, protocol: int) -> tuple[Any, ...]:
+    rounding: Any = module.parametrizations["weight"][0]  # type: ignore[index]
+    original = type(module).__mro__[1]
+    return _restore, (original, rounding.bits), module.__dict__
+
+
+def _restore(original: type[nn.Module], bits: int) -> nn.Module:
+    """A rounded module that its state is still to be given."""
+    module = original.__new__(original)
+    nn.Module.__init__(module)
+    module.weight = nn.Parameter(torch.zeros(1, 1))
+    round_rows(module, bits)
+    return module
 
 
 @torch.no_grad()

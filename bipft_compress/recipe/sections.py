@@ -89,6 +89,11 @@ class Kept(Section):
     vectors: Literal[16, 32] = Field(
         16, description="LayerNorms, biases, scales, shifts, and heads other than the pooler."
     )
+    unused: bool = Field(
+        False,
+        description="Of a sentence-transformers checkpoint: the pooler, which no module reads, and "
+        "positions beyond its longest sequence.",
+    )
 
 
 class Estimators(Section):

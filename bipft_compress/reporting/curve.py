@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from bipft_compress.reporting import units
 from bipft_compress.reporting.html import render_page
-from bipft_compress.reporting.layout import Row, Section, Table
+from bipft_compress.reporting.layout import Card, Row, Section, Table
 from bipft_compress.reporting.markdown import render_sections
 
 LIKENESS = "likeness"
@@ -54,19 +54,18 @@ def curve_title(curve: Curve) -> str:
     return f"What each budget keeps: {curve.checkpoint}"
 
 
-def curve_headline(curve: Curve) -> Table:
-    """The cheapest point, one in the middle, and the finest: name, original, kept, saved."""
+def curve_figures(curve: Curve) -> list[Card]:
+    """What is kept at the cheapest point, at one in the middle, and at the finest."""
     shown = [curve.points[0], curve.points[len(curve.points) // 2], curve.points[-1]]
-    rows: list[Row] = [
-        (
-            f"{units.ratio(point.memory)} smaller",
-            "1" if point.score is None else f"{curve.score:.4f}",
+    original = "1" if curve.score is None else f"{curve.score:.4f}"
+    return [
+        Card(
             f"{point.likeness:.3f}" if point.score is None else f"{point.score:.4f}",
-            f"{units.ratio(point.operations)} fewer operations",
+            f"at {units.ratio(point.memory)} smaller",
+            f"original: {original}; {units.ratio(point.operations)} fewer operations",
         )
         for point in shown
     ]
-    return Table(("size", "original", "kept", "saved"), "lrrl", rows)
 
 
 def curve_table(curve: Curve) -> Table:
@@ -116,7 +115,7 @@ def render_curve_html(curve: Curve) -> str:
 
     return render_page(
         curve_title(curve),
-        curve_headline(curve),
+        curve_figures(curve),
         curve_sections(curve),
         {"curve": draw_curve(curve)},
         {"curve": "Quality of each budget against how many times smaller it is"},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bipft_compress.fitting.readout import Knowledge
 from bipft_compress.reporting import units
 from bipft_compress.reporting.layout import Row, Section, Table
 from bipft_compress.reporting.schema import STAGES, Measured, Profile, Report, TrainingPoint
+from bipft_compress.structure.knowledge import Knowledge
 
 _TRAINING_ROWS = 10
 

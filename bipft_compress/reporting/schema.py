@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from bipft_compress.counting.schema import Memory, Operations, PapersConvention, Strict
-from bipft_compress.fitting.readout import Knowledge
+from bipft_compress.structure.knowledge import Knowledge
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -194,6 +194,14 @@ class Report(Strict):
         description="Job (compress, pretrain, report) to its facts: command, package_version, "
         "torch_version, git_commit, date, machine, seed and others."
     )
+
+    def __repr__(self) -> str:
+        """Short: a notebook would print every module."""
+        name = self.model.checkpoint or self.model.architecture
+        return (
+            f"Report({name!r}, {self.operations.ratio:.1f} times fewer operations, "
+            f"{self.memory.ratio:.1f} times less memory)"
+        )
 
 
 def report_json_schema() -> dict[str, Any]:

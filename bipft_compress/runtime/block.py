@@ -24,8 +24,9 @@ logger = logging.getLogger("bipft_compress")
 class PackedBlock(Block):
     """A block of packed modules; for inference.
 
-    On a CPU, in fp32, it runs as one compiled operator. Everywhere else, and with masks that the
-    operator does not take, it computes as a `Block` does: that is the reference.
+    On a CPU, in fp32, it runs as one compiled operator. Everywhere else, with masks that the
+    operator does not take, where gradients pass through it, and where its linears were replaced
+    (by PEFT's with an adapter), it computes as a `Block` does: that is the reference.
 
     Args:
         block: whose modules it takes over, packed already.
@@ -37,6 +38,11 @@ class PackedBlock(Block):
         self._modules.update(block._modules)
         self._program: Tensor | None = None
         self._path = ""
+        self._compiled: list[tuple[dict[str, Any], str, Any]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was compiled is for this machine, and follows from the rest.
+        return self.__dict__ | {"_program": None, "_path": "", "_compiled": []}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._path = ""  # the weights move to another device or type
@@ -51,12 +57,20 @@ class PackedBlock(Block):
 
     def prepare(self) -> None:
         """Compile it now, where the kernels serve, rather than when it first runs."""
-        if not self._path:
+        if not self._path or not (torch.compiler.is_compiling() or self._is_as_compiled()):
             self._compile()
+
+    def _is_as_compiled(self) -> bool:
+        return all(held.get(name) is part for held, name, part in self._compiled)
 
     def _compile(self) -> None:
         path, weight = chosen_path(), next(self.parameters())
         self._program = None
+        self._compiled = []
+        for linear in self.spec.linears():
+            owner, _, name = linear.name.rpartition(".")
+            held = self.get_submodule(owner)._modules
+            self._compiled.append((held, name, held[name]))
         if path != REFERENCE:
             if weight.device.type != "cpu" or weight.dtype != torch.float32:
                 _say_once(f"there are no kernels for {weight.device.type} and {weight.dtype}")
@@ -66,7 +80,6 @@ class PackedBlock(Block):
                     _say_once("the kernels do not know a part of this model's layers")
         self._path = REFERENCE if self._program is None else path
 
-    @torch.no_grad()
     def forward(
         self,
         hidden: Tensor,
@@ -75,7 +88,8 @@ class PackedBlock(Block):
         bias: Tensor | None = None,
         rotary: Rotary | None = None,
     ) -> Tensor:
-        if self.path == REFERENCE or hidden.dtype != torch.float32:
+        learning = torch.is_grad_enabled() and hidden.requires_grad
+        if self.path == REFERENCE or hidden.dtype != torch.float32 or learning:
             return self._reference(hidden, mask, bias, rotary)
         spec = self.spec.attention
         keys: Tensor | None

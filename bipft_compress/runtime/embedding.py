@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bipft_compress.errors import CheckpointError
 from bipft_compress.nn import CompressedEmbedding, TiedDecoder
 from bipft_compress.runtime import ops
 from bipft_compress.runtime.native import REFERENCE, chosen_path
@@ -24,7 +25,6 @@ class PackedEmbedding(CompressedEmbedding):
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self._path = chosen_path()
         # Goes where the model is moved to: the device and the type of decoded rows.
         self.moved: Tensor
         self.register_buffer("moved", torch.empty(0), persistent=False)
@@ -33,7 +33,7 @@ class PackedEmbedding(CompressedEmbedding):
     def path(self) -> str:
         """The path it decodes on: kernels serve the CPU and fp32 alone."""
         served = self.moved.device.type == "cpu" and self.moved.dtype == torch.float32
-        return self._path if served else REFERENCE
+        return chosen_path() if served else REFERENCE
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +114,7 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
 
     codes: Tensor
     is_frequent: Tensor
-    before: Tensor
+    before: Tensor | None
 
     def __init__(
         self,
@@ -129,13 +129,29 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
         self.register_buffer("codes", codes)
         self.register_buffer("is_frequent", is_frequent)
         # Frequent rows before each byte's first: an index of every row would outweigh the bits.
-        counts = unpack_fields(is_frequent, 1, 8 * len(is_frequent)).view(-1, 8).sum(1)
-        before = (counts.cumsum(0) - counts).to(torch.int32)
-        self.register_buffer("before", before, persistent=False)
+        self.register_buffer("before", None, persistent=False)
+
+    def refresh(self) -> None:
+        """Work out what follows from `is_frequent`, once it is there.
+
+        Raises:
+            CheckpointError: it does not mark as many rows as there are frequent ones.
+        """
+        counts = unpack_fields(self.is_frequent, 1, 8 * len(self.is_frequent)).view(-1, 8).sum(1)
+        marked, rows = int(counts.sum()), self.frequent.num_embeddings
+        if marked != rows:
+            raise CheckpointError(
+                f"is_frequent marks {marked} rows where there are {rows}: the artefact was "
+                "changed; pack the checkpoint again."
+            )
+        self.before = (counts.cumsum(0) - counts).to(torch.int32)
 
     def rows(self, ids: Tensor) -> Tensor:
+        if self.before is None:
+            self.refresh()
+        assert self.before is not None
         if self.path == REFERENCE:
-            return self._reference_rows(ids)
+            return self._reference_rows(ids, self.before)
         frequent, books = self.frequent, self.books
         return ops.words(
             ids,
@@ -146,12 +162,12 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
             self.path,
         )
 
-    def _reference_rows(self, ids: Tensor) -> Tensor:
+    def _reference_rows(self, ids: Tensor, before: Tensor) -> Tensor:
         byte, bit = ids // 8, ids % 8
         flags = unpack_fields(self.is_frequent[byte].unsqueeze(-1), 1, 8)
         frequent = flags.gather(-1, bit.unsqueeze(-1)).squeeze(-1).bool()
         earlier = torch.arange(8, device=ids.device) < bit.unsqueeze(-1)
-        rank = self.before[byte] + (flags * earlier).sum(-1)
+        rank = before[byte] + (flags * earlier).sum(-1)
         common = self.frequent.rows(torch.where(frequent, rank, 0))
         codes = self.codes[torch.where(frequent, 0, ids - rank)].long()
         parts = torch.arange(codes.shape[-1], device=ids.device)

@@ -10,7 +10,6 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from bipft_compress.errors import CheckpointError
 from bipft_compress.families import Encoder, EncoderLayer, get_module, set_module
 from bipft_compress.loading import model_from_config
 from bipft_compress.nn import (
@@ -31,7 +30,6 @@ from bipft_compress.runtime.embedding import (
     PackedSignEmbedding,
 )
 from bipft_compress.runtime.modules import PackedAttention, PackedLinear
-from bipft_compress.storage.bits import unpack_fields
 from bipft_compress.storage.codec import packed_like
 from bipft_compress.storage.plan import Storage, storage_plan
 from bipft_compress.structure.swap import swap
@@ -40,22 +38,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+    """A full-precision model of the class that `config` names, without numbers."""
+    # Parameters on the meta device cost nothing; buffers follow from the configuration.
+    with init_empty_weights(include_buffers=False):
+        model = model_from_config(copy.deepcopy(config))
+    model.tie_weights()
+    return model
+
+
 class Skeleton:
     """A binary model without numbers, and how the numbers of each of its tensors are stored.
 
     Args:
-        config: of the model.
-        recipe: what it was swapped with.
+        model: full-precision, without numbers; made binary in place.
+        recipe: what it is swapped with.
     """
 
-    def __init__(self, config: PretrainedConfig, recipe: Recipe) -> None:
-        # Parameters on the meta device cost nothing; buffers follow from the configuration.
-        with init_empty_weights(include_buffers=False):
-            self.model = model_from_config(copy.deepcopy(config))
-        self.model.tie_weights()
-        self.recipe = recipe
-        self.encoder: Encoder = swap(self.model, recipe)[0]
-        self.plan: dict[str, Storage] = storage_plan(self.model, self.encoder, recipe)
+    def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
+        self.model, self.recipe = model, recipe
+        self.encoder: Encoder = swap(model, recipe)[0]
+        self.plan: dict[str, Storage] = storage_plan(model, self.encoder, recipe)
 
     def expected(self) -> dict[str, Tensor]:
         """Empty tensors of the packed types and shapes, by stored name."""
@@ -65,8 +68,30 @@ class Skeleton:
             for name, storage in self.plan.items()
         }
 
+    def pack_empty(self) -> dict[str, str]:
+        """Pack the model around empty tensors, for whoever fills it by name; see `finish`.
+
+        Returns:
+            Name in the packed model of each stored tensor, by its stored name.
+        """
+        expected = self.expected()
+        stored = {id(tensor): name for name, tensor in expected.items()}
+        self._pack(expected)
+        own = {
+            stored[id(tensor)]: name
+            for name, tensor in self.model.named_buffers()
+            if id(tensor) in stored
+        }
+        return {name: own.get(name, name) for name in expected}
+
     def fill(self, tensors: Mapping[str, Tensor]) -> PreTrainedModel:
         """The model, running on packed `tensors`; may be called once."""
+        self._pack(tensors)
+        self.model.requires_grad_(False).eval()
+        finish(self.model)
+        return self.model
+
+    def _pack(self, tensors: Mapping[str, Tensor]) -> None:
         word = get_module(self.model, self.encoder.word_embeddings)
         _set_numbers(self.model, self.plan, tensors)
         for layer in self.encoder.layers:
@@ -85,8 +110,6 @@ class Skeleton:
                 bias = get_module(self.model, self.encoder.decoder).bias
                 assert bias is None or isinstance(bias, nn.Parameter)
                 set_module(self.model, self.encoder.decoder, PackedDecoder(packed, bias))
-        self.model.requires_grad_(False).eval()
-        return self.model
 
     def _pack_block(self, layer: EncoderLayer, tensors: Mapping[str, Tensor]) -> None:
         """Put bits in the places of signs."""
@@ -104,9 +127,20 @@ class Skeleton:
             if getattr(core, name) is not None
         }
         block.attention.core = PackedAttention(core, tables)
-        packed = PackedBlock(block)
-        packed.prepare()
-        set_module(self.model, layer.block, packed)
+        set_module(self.model, layer.block, PackedBlock(block))
+
+
+def finish(model: nn.Module) -> None:
+    """Work out what follows from the tensors of a packed model, once all are in their places.
+
+    Raises:
+        CheckpointError: tensors contradict each other.
+    """
+    for module in model.modules():
+        if isinstance(module, PackedFrequencyAwareEmbedding):
+            module.refresh()
+        elif isinstance(module, PackedBlock):
+            module.prepare()
 
 
 def _set_numbers(
@@ -145,12 +179,6 @@ def _word_embedding(
     if isinstance(module, SignEmbedding):
         return PackedSignEmbedding(
             tensors[f"{path}.weight"], tensors[f"{path}.scale"], module.bits, columns
-        )
-    marked = unpack_fields(tensors[f"{path}.is_frequent"], 1, module.num_embeddings).sum()
-    if marked != module.frequent_rows:
-        raise CheckpointError(
-            f"{path}.is_frequent marks {marked} rows where there are {module.frequent_rows}: the "
-            "artefact was changed; pack the checkpoint again."
         )
     return PackedFrequencyAwareEmbedding(
         PackedRoundedEmbedding(

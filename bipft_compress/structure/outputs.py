@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from types import MethodType
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,11 +29,11 @@ def adapt_outputs(model: PreTrainedModel) -> None:
     """
     backbone: Any = model.base_model
     has_head = backbone is not model and model.config.model_type not in POOLING_FAMILIES
-    # Bound to the backbone, so that a copy of the model gets a method of its own.
+    # Of the backbone, so that a copy of the model gets one of its own.
     if has_head and pooling_of(model.config) == "mean":
-        backbone.forward = MethodType(_forward_with_mean, backbone)
+        backbone.forward = partial(_forward_with_mean, backbone)
     elif hasattr(backbone, "readout"):
-        backbone.forward = MethodType(_forward, backbone)
+        backbone.forward = partial(_forward, backbone)
 
 
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -29,6 +29,9 @@ IGNORED_LABEL = -100
 _OF_BLOCKS = {"directions", "attention_scores"}
 _WITHOUT_TEACHER = {"mlm", "nsp", "task"}
 
+_OF_CHOICES = "ForMultipleChoice"
+"""Ending of classes that take several texts an example, (batch, choices, length)."""
+
 
 class Distillation:
     """The recipe's terms for one batch, weighted and summed.
@@ -89,6 +92,8 @@ class Distillation:
             self._leave_out("nsp", f"{name} has no next-sentence head")
         if not self.gives_logits:
             self._leave_out("logits", f"{name} has no head")
+        elif name.endswith(_OF_CHOICES):
+            self._leave_out("logits", "a text alone is no choice among several")
         elif teacher is not None and has_fresh_head(teacher):
             self._leave_out("logits", "the original's head is a fresh one, which knows nothing")
 
@@ -117,9 +122,12 @@ class Distillation:
         }
         # A head over the vocabulary costs as much as the encoder: it sees what is asked for alone.
         asked = batch["labels"] >= 0 if "mlm" in self.weights else None
+        own = inputs
+        if type(self.student).__name__.endswith(_OF_CHOICES):
+            own = {key: values.unsqueeze(1) for key, values in inputs.items()}
         if self.teacher is None:
             with at_positions(self.student, asked):
-                return self._head_terms(model(**inputs), {}, batch)
+                return self._head_terms(model(**own), {}, batch)
         teacher = self.teacher if "logits" in self.weights else self.teacher.base_model
         with (
             torch.no_grad(),
@@ -128,7 +136,7 @@ class Distillation:
         ):
             teacher_outputs = teacher(**inputs, output_hidden_states=True)
         with self._recording(self.student) as student_calls, at_positions(self.student, asked):
-            student_outputs = model(**inputs, output_hidden_states=True)
+            student_outputs = model(**own, output_hidden_states=True)
         mask = batch["attention_mask"]
         terms = self._encoder_terms(
             student_outputs.hidden_states, teacher_outputs.hidden_states, mask

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bipft_compress import checkpoint, loading
 from bipft_compress.checkpoint import load, unpack
-from bipft_compress.checkpoint.artefact import is_packed
-from bipft_compress.checkpoint.record import RECORD, Record
+from bipft_compress.checkpoint.mark import is_packed
+from bipft_compress.checkpoint.record import Record, is_binary
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import atomic_directory, read_json, write_atomically
 from bipft_compress.recipe import Recipe
@@ -107,7 +107,7 @@ def read_classifier(directory: str | Path) -> Classifier:
             model, _ = without_head(around.model, recipe)
         model = lora.load_adapters(model, path)
         return Classifier(model, around.tokenizer, around.record, labels)
-    if (path / RECORD).is_file():
+    if is_binary(path):
         model, tokenizer, record = load(path)
         return Classifier(model, tokenizer, record, _labels(model))
     return read_trainable(directory)
@@ -124,7 +124,7 @@ def read_trainable(directory: str | Path, *, frozen: bool = False) -> Classifier
         CheckpointError: see `checkpoint.load_trainable`, `unpack` and `loading.load_pretrained`.
     """
     path = Path(directory)
-    if (path / RECORD).is_file():
+    if is_binary(path):
         read = unpack if frozen and is_packed(path) else checkpoint.load_trainable
         model, tokenizer, record = read(path)
         return Classifier(model, tokenizer, record, _labels(model))

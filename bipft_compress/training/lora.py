@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Linear
 from torch import nn
-from typing_extensions import override
 
 from bipft_compress.errors import CheckpointError, RecipeError, first_line
 from bipft_compress.families import describe, get_module, head_parameters
-from bipft_compress.nn import BinaryLinear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-
-
-class BinaryLoraLinear(Linear):
-    """PEFT's LoRA layer around a `BinaryLinear`: ``y + alpha / rank * B (A x)``.
-
-    Adapters cannot be merged: a sum with signs is no sign.
-    """
-
-    def _get_in_out_features(self, module: Any) -> tuple[int, int]:
-        return module.in_features, module.out_features
-
-    @override
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        raise NotImplementedError("An adapter cannot be merged into a 1-bit weight.")
-
-
-def register(config: Any) -> Any:
-    """Tell a PEFT configuration how binary layers are adapted; PEFT does not save it.
-
-    To load an adapter by hand::
-
-        config = register(PeftConfig.from_pretrained(adapter))
-        PeftModel.from_pretrained(binary_model, adapter, config=config)
-
-    where the binary model has a head that reads what ``pooling`` in its finetuning.json says.
-    """
-    config._register_custom_module({BinaryLinear: BinaryLoraLinear})
-    return config
 
 
 def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
@@ -64,7 +33,7 @@ def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
         name
         for layer in encoder.layers
         for name, module in get_module(model, layer.path).named_modules()
-        if isinstance(module, (nn.Linear, BinaryLinear))
+        if isinstance(module, nn.Linear)
     }
     if rank > encoder.hidden_size:
         raise RecipeError(
@@ -80,7 +49,7 @@ def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
         modules_to_save=sorted(heads),
         task_type="SEQ_CLS" if heads else "FEATURE_EXTRACTION",
     )
-    adapted = get_peft_model(model, register(config))
+    adapted = get_peft_model(model, config)
     assert isinstance(adapted, PeftModel)
     return adapted
 
@@ -98,8 +67,7 @@ def load_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
         CheckpointError: they are damaged or do not fit.
     """
     try:
-        config = register(LoraConfig.from_pretrained(str(directory)))
-        adapted = PeftModel.from_pretrained(model, str(directory), config=config)
+        adapted = PeftModel.from_pretrained(model, str(directory))
     except Exception as error:  # PEFT and safetensors raise a dozen kinds
         raise CheckpointError(
             f"The adapter {directory} cannot be loaded ({first_line(error)})."

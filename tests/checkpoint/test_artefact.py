@@ -16,12 +16,13 @@ from transformers import AutoTokenizer
 
 from bipft_compress import checkpoint, loading
 from bipft_compress.checkpoint import load
-from bipft_compress.checkpoint.artefact import is_packed, read_recipe, read_tensors
+from bipft_compress.checkpoint.artefact import read_tensors
 from bipft_compress.checkpoint.header import read_header
+from bipft_compress.checkpoint.mark import is_packed, read_recipe
 from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record
 from bipft_compress.errors import CheckpointError, UserError
 from bipft_compress.recipe import Recipe
-from bipft_compress.runtime.model import Skeleton
+from bipft_compress.runtime.model import Skeleton, empty_model
 
 from ..packing import EVERYTHING
 from ..sealing import edit_record, lay_beside, reseal
@@ -69,8 +70,8 @@ def test_what_is_written(packed):
     assert tensors[QUERY].shape == (2, 36, 5)  # two planes
     config = json.loads((packed / "config.json").read_text())["quantization_config"]
     assert config.keys() == {
-        "quant_method", "version", "weights", "activations", "embeddings", "kept", "estimators",
-        "readout", "modules",
+        "quant_method", "version", "form", "weights", "activations", "embeddings", "kept",
+        "estimators", "readout", "modules",
     }  # fmt: skip
     assert config["activations"]["key_value_bits"] == 2
     assert {path.suffix for path in packed.iterdir()} == {".json", ".safetensors"}
@@ -307,7 +308,7 @@ def weights(written, tmp_path_factory):
     """The bytes of a file, a function that reads other bytes in its place, and what they hold."""
     directory, _ = written
     recipe = read_recipe(directory)
-    expected = Skeleton(loading.load_config(directory), recipe).expected()
+    expected = Skeleton(empty_model(loading.load_config(directory)), recipe).expected()
     checksums = Record.read(directory).tensors
     path = tmp_path_factory.mktemp("fuzz") / WEIGHTS
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from bipft_compress.families import get_module, teacher_of
-from bipft_compress.fitting.readout import Knowledge, _regress, fit_readout
+from bipft_compress.fitting.readout import _regress, fit_readout
 from bipft_compress.nn.pooling import mean_pool
+from bipft_compress.structure.knowledge import Knowledge
 
 FULL = {"embeddings": {"code": "full"}, "kept": {"position_embeddings": 32, "pooler": 32}}
 

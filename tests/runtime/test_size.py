@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig
 
 from bipft_compress.recipe import Recipe
-from bipft_compress.runtime.model import Skeleton
+from bipft_compress.runtime.model import Skeleton, empty_model
 
 MINILM = {
     "hidden_size": 384,
@@ -26,7 +26,7 @@ BASE_FILE = 4 * 109_482_240
 @pytest.mark.parametrize(("sizes", "full"), [(MINILM, MINILM_FILE), ({}, BASE_FILE)])
 @pytest.mark.parametrize("recipe", ["default", "demo"])
 def test_28_times_smaller(sizes, full, recipe, tmp_path):
-    expected = Skeleton(BertConfig(**sizes), Recipe.load(recipe)).expected()
+    expected = Skeleton(empty_model(BertConfig(**sizes)), Recipe.load(recipe)).expected()
     tensors = {name: torch.zeros_like(like, device="cpu") for name, like in expected.items()}
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     assert full / (tmp_path / "model.safetensors").stat().st_size >= 28
