@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from bipft_compress.allocation.choose import Budget, Cost, Option, cheapest, choose
-from bipft_compress.allocation.latency import layer_seconds
+from bipft_compress.allocation.latency import layer_seconds, timed_options
 from bipft_compress.allocation.measure import Part, measure
 from bipft_compress.allocation.targets import Allocation, Row, Targets
 from bipft_compress.counting import ModelShape, count_operations, read_shape
@@ -147,25 +146,12 @@ class Allocator:
     def _timed(self) -> dict[str, tuple[Option, ...]]:
         """The options with seconds, above those of one bit."""
         layers = self._one_bit.layers
-        base = [layer_seconds(layer, self.length) for layer in layers]
-        timed = {}
-        for part in self.parts:
-            options = part.options
-            if part.layer is not None:
-                layer, now = layers[part.layer], base[part.layer]
-                options = tuple(
-                    replace(
-                        option,
-                        cost=replace(
-                            option.cost,
-                            seconds=layer.calls
-                            * (layer_seconds(part.at(layer, choice), self.length) - now),
-                        ),
-                    )
-                    for choice, option in zip(part.choices, options, strict=True)
-                )
-            timed[part.name] = options
-        return timed
+        return {
+            part.name: part.options
+            if part.layer is None
+            else timed_options(part, layers[part.layer], self.length)
+            for part in self.parts
+        }
 
     def ladder(self, count: int) -> list[Targets]:
         """Targets from the cheapest choice of bits to the finest, in equal ratios.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import cache
 
 import torch
 
+from bipft_compress.allocation.choose import Option
+from bipft_compress.allocation.errors import Choice
+from bipft_compress.allocation.measure import Part
 from bipft_compress.counting.shapes import AttentionBits, LayerShape, LinearBits
 from bipft_compress.errors import UserError
 from bipft_compress.nn import BinaryAttention, BinaryLinear, Block
@@ -35,6 +39,34 @@ def layer_seconds(layer: LayerShape, length: int) -> float:
     bits = tuple(sorted(layer.linears.items()))
     return _seconds(
         layer.spec, bits, layer.attention, length, chosen_path(), torch.get_num_threads()
+    )
+
+
+def timed_options(part: Part, layer: LayerShape, length: int) -> tuple[Option, ...]:
+    """A part's options with their seconds above those of the layer as it is.
+
+    Each choice of bits is measured, and what a rank takes once: it is the same at all bits.
+
+    Args:
+        part: of the layer.
+        layer: with the cheapest bits everywhere.
+        length: tokens of the sequence.
+    """
+
+    def seconds(choice: Choice) -> float:
+        return layer_seconds(part.at(layer, choice), length)
+
+    now, most = layer_seconds(layer, length), max(choice.rank for choice in part.choices)
+    # Of many bits, no linear folds with or without an estimator.
+    finest = replace(part.choices[-1], rank=0)
+    of_rank = (seconds(replace(finest, rank=most)) - seconds(finest)) / most if most else 0.0
+
+    def of(choice: Choice) -> float:
+        return seconds(replace(choice, rank=0)) - now + of_rank * choice.rank
+
+    return tuple(
+        replace(option, cost=replace(option.cost, seconds=layer.calls * of(choice)))
+        for choice, option in zip(part.choices, part.options, strict=True)
     )
 
 
@@ -82,9 +114,10 @@ def _random_block(
             rank=bits.rank,
             dynamic_scale=bits.dynamic_scale,
         )
-        planes = (bits.weight_bits,) if bits.weight_bits > 1 else ()
-        signs = torch.randn(*planes, linear.outputs, linear.inputs, generator=generator)
-        block.set_linears({linear.name: PackedLinear(module, pack_signs(signs))})
+        shape = (bits.weight_bits,) if bits.weight_bits > 1 else ()
+        shape = (*shape, linear.outputs, -(-linear.inputs // 8))
+        signs = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        block.set_linears({linear.name: PackedLinear(module, signs)})
     core = BinaryAttention(
         spec.attention,
         bits=attention.bits,
