@@ -24,13 +24,14 @@ EVERYTHING = {
     "embeddings": {"subvector": 5},
     "kept": {"position_embeddings": 4, "pooler": 4},
     "estimators": RANKS | {"key": 2, "scores": 2, "context": 3},
+    "readout": {"rank": 3, "layers": 2, "bits": 4},
     "modules": {
         "attention.(query|key)": {"weights": 2, "activations": 2, "dynamic_scale": "rms"},
         "feed_forward.0.up": {"activations": 1},
         "feed_forward.0.down": {"weights": 3, "activations": 8, "dynamic_scale": "max"},
     },
 }
-"""An estimator everywhere, and several bits, not the same everywhere."""
+"""An estimator everywhere, a readout, and several bits, not the same everywhere."""
 
 
 class Binary(NamedTuple):

@@ -39,7 +39,7 @@ OLDEST_VERSION = 1
 
 KEY = "quantization_config"
 
-_SECTIONS = ("weights", "activations", "embeddings", "kept", "estimators", "modules")
+_SECTIONS = ("weights", "activations", "embeddings", "kept", "estimators", "readout", "modules")
 """What of a recipe decides names, shapes and arithmetic of the packed model."""
 
 _NOT_IN_0_1 = {"weights", "modules"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import read_json, sha256, write_atomically
+from bipft_compress.fitting.readout import Knowledge
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.swap import Decision
 
@@ -41,6 +42,8 @@ class Record:
     decisions: list[Decision] = field(default_factory=list)
     layer_errors: list[float] = field(default_factory=list)
     """Normalised squared error of the hidden states after each layer, before any training."""
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    """What each layer knows of a text, as measured last."""
     training: list[dict[str, Any]] = field(default_factory=list)
     """Logged points of all training: step, tokens, loss and its terms, learning rate."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +64,7 @@ class Record:
             "teacher": self.teacher,
             "decisions": [decision.to_dict() for decision in self.decisions],
             "layer_errors": self.layer_errors,
+            "knowledge": asdict(self.knowledge),
             "training": self.training,
             "provenance": self.provenance,
             "quality": self.quality,

@@ -17,6 +17,7 @@ from bipft_compress.nn import (
     FrequencyAwareEmbedding,
     HeadwiseEstimator,
     LowRankEstimator,
+    Readout,
     RowRounding,
     SharedEstimator,
     SignEmbedding,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 FULL_BYTES = 4
 """Bytes of a number in full precision."""
 
-ADDED = ("vectors", "estimators", "attention_positions")
+ADDED = ("vectors", "estimators", "attention_positions", "readout")
 """Kinds that hold numbers of the binary model alone."""
 
 LEFT_OUT = (
@@ -107,7 +108,11 @@ def _stored(model: PreTrainedModel, encoder: Encoder, recipe: Recipe) -> Iterato
     for name, storage in storage_plan(model, encoder, recipe).items():
         owner, tensor = name.rpartition(".")[0], tensors[name]
         module = get_module(model, owner)
-        label = _known(name, tensor, module, biases) or _rounded(name, tensor, module, encoder)
+        label = (
+            _in_readout(name, model, encoder)
+            or _known(name, tensor, module, biases)
+            or _rounded(name, tensor, module, encoder)
+        )
         if label is None:
             label = _kept(name, tensor, storage, encoder, in_base=id(module) in base)
         part = sums.setdefault(label.name, _Sum(label.kind, label.note))
@@ -135,6 +140,15 @@ def _bytes(tensor: Tensor, storage: Storage) -> int:
     if storage.code == "signs":
         return packed(numbers // columns * storage.bits, columns, 1)
     return packed(numbers // columns, columns, storage.bits)
+
+
+def _in_readout(name: str, model: nn.Module, encoder: Encoder) -> _Label | None:
+    """Part of a tensor of the readout; None for any other."""
+    if encoder.readout is None or not name.startswith(f"{encoder.readout}."):
+        return None
+    readout = get_module(model, encoder.readout)
+    assert isinstance(readout, Readout)
+    return _Label(encoder.readout, "readout", f"rank {readout.rank}", 0)
 
 
 def _known(name: str, tensor: Tensor, module: nn.Module, biases: set[str]) -> _Label | None:

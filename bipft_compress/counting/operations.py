@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from bipft_compress.counting import costs
 from bipft_compress.counting.blocks import block_parts
-from bipft_compress.counting.parts import FULL_WIDTHS, elementwise_part, kept_part
+from bipft_compress.counting.parts import FULL_WIDTHS, elementwise_part, estimator_part, kept_part
 from bipft_compress.counting.schema import Count, ExactCount, OperationPart, Operations
 from bipft_compress.counting.shapes import ModelShape
 
@@ -37,6 +37,7 @@ def count_operations(shape: ModelShape) -> Operations:
     for layer in shape.layers:
         parts += block_parts(shape, layer)
     parts += _outside(shape)
+    parts += _readout(shape)
     full = sum(part.full_precision for part in parts)
     compressed = sum(part.compressed for part in parts)
     return Operations(
@@ -68,9 +69,24 @@ def _embeddings(shape: ModelShape) -> Iterator[OperationPart]:
             )
 
 
+def _readout(shape: ModelShape) -> Iterator[OperationPart]:
+    """What a readout computes beside its products: means of tokens, and their correction."""
+    if shape.readout is not None:
+        readout = shape.readout
+        flops = costs.ADD * (readout.means + readout.corrected) * readout.width
+        note = "means of hidden states, and adding the correction"
+        yield elementwise_part(f"{readout.path} (sums)", "readout", 0, flops, note)
+
+
 def _outside(shape: ModelShape) -> Iterator[OperationPart]:
-    """What runs outside the blocks: the same in both models."""
+    """What runs outside the blocks: the same in both models, but for a readout."""
     for part in shape.outside:
+        if part.kind == "readout":
+            yield estimator_part(part.path, part.macs, "once a text", kind="readout")
+            if part.bias:
+                adds = costs.ADD * part.values
+                yield elementwise_part(f"{part.path} (bias)", part.kind, 0, adds)
+            continue
         if part.norm is not None:
             flops = costs.norm(part.norm) * part.values
             yield elementwise_part(part.path, part.kind, flops, flops)

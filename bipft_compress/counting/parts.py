@@ -46,11 +46,11 @@ def original_part(name: str, kind: str, macs: int, note: str) -> OperationPart:
     )
 
 
-def estimator_part(name: str, macs: int, note: str) -> OperationPart:
+def estimator_part(name: str, macs: int, note: str, kind: str = "estimator") -> OperationPart:
     """A full-precision product that only the binary model computes."""
     return OperationPart(
         name=name,
-        kind="estimator",
+        kind=kind,
         bits=FULL_WIDTHS,
         macs=macs,
         full_precision=0,

@@ -17,6 +17,7 @@ OPERATION_KINDS = {
     "kept": "layers' full-precision parts",
     "embeddings": "embeddings",
     "pooler": "pooler",
+    "readout": "readout",
     "head": "task head",
 }
 """Kinds of `OperationPart` and what they are called, in the order shown."""
@@ -30,6 +31,7 @@ MEMORY_KINDS = {
     "word_embeddings": "word embeddings",
     "position_embeddings": "position and type embeddings",
     "pooler": "pooler",
+    "readout": "readout",
     "head": "task head, projections",
 }
 """Kinds of `MemoryPart`, likewise."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bipft_compress.counting.surroundings import OutsideShape, TableShape, read_surroundings
 from bipft_compress.families import Encoder, EncoderLayer, get_module
-from bipft_compress.nn import BinaryAttention, BinaryLinear
+from bipft_compress.nn import BinaryAttention, BinaryLinear, Readout
 from bipft_compress.spec import BlockSpec, DynamicScale, LinearSpec
 
 if TYPE_CHECKING:
@@ -92,6 +92,23 @@ class LayerShape:
 
 
 @dataclass(frozen=True)
+class ReadoutShape:
+    """What `nn.Readout` computes beside its two products.
+
+    Attributes:
+        path: from the model's root.
+        means: hidden states whose mean it takes.
+        corrected: tokens that its correction is added to.
+        width: of a hidden state.
+    """
+
+    path: str
+    means: int
+    corrected: int
+    width: int
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Everything that the counts depend on, for `batch` sequences of `length` tokens.
 
@@ -101,6 +118,7 @@ class ModelShape:
         tables: embeddings, the words' first.
         layers: those that are stored, each once.
         outside: what computes outside the blocks.
+        readout: the binary model's alone.
     """
 
     batch: int
@@ -108,6 +126,7 @@ class ModelShape:
     tables: tuple[TableShape, ...]
     layers: tuple[LayerShape, ...]
     outside: tuple[OutsideShape, ...]
+    readout: ReadoutShape | None
 
     @property
     def tokens(self) -> int:
@@ -127,7 +146,7 @@ class ModelShape:
         return self.batch * (length * (2 * window + 1) - window * (window + 1))
 
     def without_estimators(self) -> ModelShape:
-        """The same model with every estimator left out."""
+        """The same model with every estimator, and the readout, left out."""
         layers = tuple(
             replace(
                 layer,
@@ -136,7 +155,8 @@ class ModelShape:
             )
             for layer in self.layers
         )
-        return replace(self, layers=layers)
+        outside = tuple(part for part in self.outside if part.kind != "readout")
+        return replace(self, layers=layers, outside=outside, readout=None)
 
     def without_heads(self) -> ModelShape:
         """The encoder alone."""
@@ -166,7 +186,20 @@ def read_shape(model: PreTrainedModel, encoder: Encoder, batch: int, length: int
             _layer(model, layer, calls[number]) for number, layer in enumerate(encoder.layers)
         ),
         outside=outside,
+        readout=_readout(model, encoder, batch, length),
     )
+
+
+def _readout(
+    model: PreTrainedModel, encoder: Encoder, batch: int, length: int
+) -> ReadoutShape | None:
+    if encoder.readout is None:
+        return None
+    readout = get_module(model, encoder.readout)
+    assert isinstance(readout, Readout)
+    means = len(readout.layers) * batch * length
+    corrected = batch if readout.first_token else batch * length
+    return ReadoutShape(encoder.readout, means, corrected, encoder.hidden_size)
 
 
 def _layer(model: PreTrainedModel, layer: EncoderLayer, calls: int) -> LayerShape:

@@ -52,8 +52,8 @@ class OutsideShape:
 
     Attributes:
         path: from the model's root.
-        kind: ``embeddings`` (before the first layer), ``pooler``, ``head``, ``layer_norm``, or
-            ``kept`` (any other part of the encoder).
+        kind: ``embeddings`` (before the first layer), ``pooler``, ``readout``, ``head``,
+            ``layer_norm``, or ``kept`` (any other part of the encoder).
         values: numbers that it puts out.
         macs: multiply-accumulates of its products.
         bias: whether a bias is added.
@@ -128,6 +128,8 @@ def _outside(model: PreTrainedModel, encoder: Encoder, forward: _Pass) -> Iterat
             # Where a head reads a mean, the pooler runs again, and its first result is not read.
             calls = forward.calls[path]
             values, macs = values // calls, macs // calls
+        elif encoder.readout is not None and path.startswith(f"{encoder.readout}."):
+            kind = "readout"
         elif id(module) not in in_base:
             kind = "head"
         elif path in forward.before_layers:

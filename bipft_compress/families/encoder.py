@@ -72,6 +72,7 @@ class Encoder:
         word_embeddings: the table of word embeddings.
         embeddings_kept: all other tables of embeddings.
         pooler: the pooler's linear layer.
+        readout: of a binary model: see `nn.Readout`.
         decoder: the output layer of a masked language model that is tied to the word embeddings.
         hidden_size: width of the hidden states.
     """
@@ -81,6 +82,7 @@ class Encoder:
     word_embeddings: str
     embeddings_kept: tuple[str, ...]
     pooler: str | None
+    readout: str | None
     decoder: str | None
     hidden_size: int
 
@@ -192,6 +194,7 @@ def describe(model: PreTrainedModel) -> Encoder:
             f"{prefix}{name}" for name in others if not name.startswith(f"{words}.")
         ),
         pooler=None if pooler is None else f"{prefix}{pooler}",
+        readout=f"{prefix}readout" if hasattr(base, "readout") else None,
         decoder=_tied_decoder(model),
         hidden_size=layers[0].spec.hidden,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from bipft_compress.errors import CorpusError
 from bipft_compress.families import Encoder, get_module, max_sequence_length, teacher_of
 from bipft_compress.fitting.embedding import fit_embedding
 from bipft_compress.fitting.initialise import initialise
+from bipft_compress.fitting.readout import Knowledge, fit_readout
 from bipft_compress.nn import CompressedEmbedding
 from bipft_compress.recipe import Recipe, Text
 from bipft_compress.storage.plan import round_to_stored
@@ -43,6 +44,8 @@ class Compressed:
     decisions: list[Decision]
     layer_errors: list[float]
     """Normalised squared error of the hidden states after each layer, on the calibration text."""
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    """What each layer knows of a text."""
 
 
 def compress(
@@ -97,19 +100,24 @@ def compress_on(
         assert isinstance(original, torch.nn.Embedding)
         frequencies = token_frequencies(sequences, original.num_embeddings)
         fit_embedding(embedding, original.weight.detach(), frequencies, seed)
-    batches = calibration_batches(
-        first_tokens(sequences, choices.calibration_tokens), choices.batch_tokens
-    )
+    fitted = first_tokens(sequences, choices.calibration_tokens)
+    teacher = teacher_of(model)
     errors = initialise(
         student,
-        teacher_of(model),
+        teacher,
         encoder,
-        batches,
+        calibration_batches(fitted, choices.batch_tokens),
         choices,
         progress=lambda call: progress(call + 1, len(encoder.calls)),
     )
     round_to_stored(student, encoder, recipe)
-    return Compressed(student.eval(), encoder, decisions, errors)
+    # What the layers were fitted to they do better than other texts.
+    others = sequences[len(fitted) :] + fitted
+    texts = first_tokens(others, recipe.readout.tokens)
+    first_token = recipe.readout.pooling == "first"
+    knowledge = fit_readout(student.eval(), teacher, encoder, texts, first_token=first_token)
+    round_to_stored(student, encoder, recipe)
+    return Compressed(student, encoder, decisions, errors, knowledge)
 
 
 def first_tokens(sequences: list[list[int]], tokens: int) -> list[list[int]]:
@@ -124,13 +132,16 @@ def calibration_sequences(
     recipe: Recipe,
     calibration: str | Path,
     model: PreTrainedModel,
+    tokens: int | None = None,
 ) -> list[list[int]]:
     """Calibration text as token sequences: whole sentences and packed ones in turn.
 
-    As many as frequencies of words and the calibration need. A start that has only seen full-length
+    Of at least `tokens` tokens, where there are so many; or as many as frequencies of words, the
+    calibration and the readout need. A start that has only seen full-length
     sequences is far worse on short ones than the other way round, so users of either get both.
     """
-    tokens = max(FREQUENCY_TOKENS, recipe.initialisation.calibration_tokens)
+    fitted = recipe.initialisation.calibration_tokens + recipe.readout.tokens
+    tokens = tokens or max(FREQUENCY_TOKENS, fitted)
     length = min(recipe.initialisation.sequence_length, max_sequence_length(model.config))
     cut: list[list[int]] = []
     seen = 0

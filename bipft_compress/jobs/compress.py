@@ -92,6 +92,7 @@ def compress_checkpoint(
             teacher=str(path.absolute()) if path.is_dir() else str(source),
             decisions=compressed.decisions,
             layer_errors=compressed.layer_errors,
+            knowledge=compressed.knowledge,
             quality=quality,
             provenance=provenance({}, "compress", seed=seed, calibration=str(calibration)),
         )

@@ -49,7 +49,7 @@ def evaluate_sts(
     for model in (student, original):
         model.to(chosen)  # type: ignore[arg-type]
     full = spearman(original, tokenizer, pairs)
-    floor = embedding_floor(original, tokenizer, pairs)
+    floor = embedding_floor(student, original, tokenizer, pairs)
     compressed = spearman(student, tokenizer, pairs)
     figures = {
         "full_precision": full,

@@ -16,7 +16,9 @@ from bipft_compress.checkpoint.record import RECORD, Record
 from bipft_compress.device import AUTO
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, check_output
+from bipft_compress.fitting.compress import calibration_sequences, first_tokens
 from bipft_compress.fitting.precision import change_precision
+from bipft_compress.fitting.readout import Knowledge, fit_readout
 from bipft_compress.jobs.identity import corpus_identity, training_identity
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
@@ -26,7 +28,7 @@ from bipft_compress.training.session import begin_run, check_same_run
 from bipft_compress.training.workspace import claim_training, unfinished
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def pretrain(
@@ -80,9 +82,10 @@ def pretrain(
             PartialState().wait_for_everyone()
             return Record.read(target)
         student, tokenizer, record = checkpoint.load_trainable(directory)
+        original = _read_teacher(guide, record)
         points = pretrain_model(
             student,
-            _read_teacher(guide, record),
+            original,
             tokenizer,
             corpus,
             chosen,
@@ -93,16 +96,34 @@ def pretrain(
             console=console,
             identity=identity,
         )
-        kept = ("activations", "embeddings", "kept", "estimators", "initialisation")
+        kept = ("activations", "embeddings", "kept", "estimators", "readout", "initialisation")
         shown = chosen.model_copy(update={name: getattr(record.recipe, name) for name in kept})
         record.recipe = shown
-        round_to_stored(student, describe(student), shown)
+        record.knowledge = _finish(student, original, tokenizer, shown, corpus)
         record.add_training(points)
         record.provenance = provenance(record.provenance, "pretrain")
         # Of several processes (accelerate launch) one writes, and the others wait for it.
         if PartialState().is_main_process:
             checkpoint.save(target, student, tokenizer, record, overwrite)
     return record
+
+
+def _finish(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    corpus: str | Path,
+) -> Knowledge:
+    """Fit the readout to what training made, and round all to what a packed artefact stores."""
+    encoder, tokens = describe(student), recipe.readout.tokens
+    round_to_stored(student, encoder, recipe)
+    sequences = calibration_sequences(tokenizer, recipe, corpus, student, tokens)
+    texts = first_tokens(sequences, tokens)
+    first_token = recipe.readout.pooling == "first"
+    knowledge = fit_readout(student.eval(), teacher.eval(), encoder, texts, first_token=first_token)
+    round_to_stored(student, encoder, recipe)
+    return knowledge
 
 
 def _read_teacher(source: str | Path, record: Record) -> PreTrainedModel:

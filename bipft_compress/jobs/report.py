@@ -67,6 +67,7 @@ def write_checkpoint_report(
             checkpoint="/".join(Path(record.teacher).parts[-2:]),
             quality=record.quality,
             layer_errors=record.layer_errors,
+            knowledge=record.knowledge,
             training=record.training,
             measured=record.measured,
             provenance=provenance(record.provenance, "report"),

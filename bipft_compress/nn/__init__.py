@@ -20,7 +20,8 @@ from bipft_compress.nn.quantizers import (
     weight_codes,
     weight_sign,
 )
-from bipft_compress.nn.rounding import RowRounding, round_rows
+from bipft_compress.nn.readout import Readout
+from bipft_compress.nn.rounding import RowRounding, round_rows, set_values
 
 __all__ = [
     "Affine",
@@ -32,6 +33,7 @@ __all__ = [
     "FullAttention",
     "HeadwiseEstimator",
     "LowRankEstimator",
+    "Readout",
     "RowRounding",
     "SharedEstimator",
     "SignEmbedding",
@@ -39,6 +41,7 @@ __all__ = [
     "quantize_activation",
     "quantize_probability",
     "round_rows",
+    "set_values",
     "sign",
     "signed_codes",
     "weight_codes",

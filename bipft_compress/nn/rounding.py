@@ -80,3 +80,13 @@ def round_rows(module: nn.Module, bits: int) -> None:
     assert isinstance(weight, Tensor)
     rounding = RowRounding(len(weight), bits).to(weight)
     parametrize.register_parametrization(module, "weight", rounding)  # finds the scales
+
+
+@torch.no_grad()
+def set_values(module: nn.Module, name: str, values: Tensor) -> None:
+    """Give a parameter of `module` its values; one that is rounded gets scales that suit them."""
+    parameter = getattr(module, name)
+    if parametrize.is_parametrized(module, name):
+        setattr(module, name, values.to(parameter))
+    else:
+        parameter.copy_(values)

@@ -19,6 +19,7 @@ from bipft_compress.recipe.sections import (
     Kept,
     Objective,
     Precision,
+    Readout,
     Section,
     Stage,
     Text,
@@ -54,6 +55,7 @@ class Recipe(Section):
     embeddings: Embeddings = Embeddings()
     kept: Kept = Kept()
     estimators: Estimators = Estimators()
+    readout: Readout = Readout()
     modules: dict[str, Precision] = Field(
         default_factory=dict,
         description="Patterns (regular expressions) of the ends of modules' paths, and what these "

@@ -116,6 +116,25 @@ class Estimators(Section):
         return self.model_dump(exclude={"attention_reads", "bits"})
 
 
+class Readout(Section):
+    """A correction of a text's embedding from the means of its hidden states; once a text."""
+
+    rank: Rank = Field(0, ge=0, description="0 for none.")
+    layers: int = Field(
+        3,
+        ge=1,
+        description="Hidden states that it reads: the last, the embeddings', and others evenly "
+        "between.",
+    )
+    bits: Literal[4, 8, 16, 32] = Field(
+        4, description="Of a stored number; 4 and 8 are rounded by row."
+    )
+    pooling: Literal["mean", "first"] = Field(
+        "mean", description="What the embedding of a text is: the mean of its tokens, or the first."
+    )
+    tokens: int = Field(131072, ge=1, description="Of the text that it is fitted to.")
+
+
 class Stage(Section):
     """A precision that pretraining goes on to, from a student of more bits (BiT's schedule)."""
 

@@ -91,6 +91,7 @@ def build_report(
         papers_convention=papers_convention(shape, vocabulary, parameters),
         quality=run.quality,
         layer_errors=run.layer_errors,
+        knowledge=run.knowledge,
         training=run.training,
         measured=run.measured,
         swapped=swapped,

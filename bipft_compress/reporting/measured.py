@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bipft_compress.fitting.readout import Knowledge
 from bipft_compress.reporting import units
 from bipft_compress.reporting.layout import Row, Section, Table
 from bipft_compress.reporting.schema import STAGES, Measured, Profile, Report, TrainingPoint
@@ -103,8 +104,9 @@ def quality_section(report: Report) -> Section:
     return Section(
         "Quality",
         (
-            "Embedding floor: what the word embeddings alone give. Recovered: share of the way "
-            "from there to full precision.",
+            "Embedding floor: what the compressed word embeddings alone give, without any layer, "
+            "mapped linearly to the original's embedding. Recovered: share of the way from there "
+            "to full precision.",
         ),
         table=Table(
             ("measure", "full precision", "compressed", "embedding floor", "recovered"),
@@ -136,6 +138,28 @@ def errors_section(report: Report) -> Section:
         ),
         figure="errors",
         table=Table(("layer", "error"), "rr", rows),
+    )
+
+
+def knowledge_section(knowledge: Knowledge) -> Section:
+    """How far a text's embedding can be read from each layer."""
+    pairs = zip(knowledge.full_precision, knowledge.compressed, strict=True)
+    rows: list[Row] = [
+        ("embeddings" if layer == 0 else str(layer), *map(units.measure, pair))
+        for layer, pair in enumerate(pairs)
+    ]
+    rows.append(
+        ("the model's own embedding", units.measure(1.0), units.measure(knowledge.embedding))
+    )
+    return Section(
+        "What each layer knows",
+        (
+            "Cosine with the original's embedding of a text, as a linear map reads it from the "
+            "mean of a layer's hidden states; on texts that no map was fitted to. A layer that "
+            "adds nothing to the one before costs operations for nothing. The last row needs no "
+            "map: it is what the model gives, corrected by its readout where it has one.",
+        ),
+        table=Table(("after layer", "original", "compressed"), "lrr", rows),
     )
 
 

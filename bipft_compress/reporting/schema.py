@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from bipft_compress.counting.schema import Memory, Operations, PapersConvention, Strict
+from bipft_compress.fitting.readout import Knowledge
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -131,6 +132,9 @@ class RunFacts(Strict):
         description="Squared error of each encoder layer's output over the teacher's variance, "
         "right after the conversion.",
     )
+    knowledge: Knowledge = Field(
+        default_factory=Knowledge, description="What each layer knows of a text."
+    )
     training: list[TrainingPoint] = Field(default_factory=list, description="Logged steps.")
     swapped: list[Swapped] | None = Field(
         None, description="Decisions of the conversion; worked out again where absent."
@@ -175,6 +179,11 @@ class Report(Strict):
     layer_errors: list[float] = Field(
         description="Squared error of each encoder layer's output over the teacher's variance, "
         "right after the conversion."
+    )
+    knowledge: Knowledge = Field(
+        default_factory=Knowledge,
+        description="Cosine with the original's embedding, as a linear map reads it from each "
+        "layer, on texts that it was not fitted to; empty where not measured.",
     )
     training: list[TrainingPoint] = Field(description="Logged steps; may be empty.")
     measured: Measured | None = Field(

@@ -13,6 +13,7 @@ from bipft_compress.reporting.counted import (
 from bipft_compress.reporting.layout import Row, Section, Table
 from bipft_compress.reporting.measured import (
     errors_section,
+    knowledge_section,
     latency_change,
     latency_section,
     profile_section,
@@ -107,6 +108,8 @@ def sections(report: Report) -> list[Section]:
         shown.append(quality_section(report))
     if report.layer_errors:
         shown.append(errors_section(report))
+    if report.knowledge.compressed:
+        shown.append(knowledge_section(report.knowledge))
     if report.training:
         shown.append(training_section(report.training))
     shown += [swapped_section(report), kept_section(report), left_out_section(report)]

@@ -72,6 +72,8 @@ class Skeleton:
         for layer in self.encoder.layers:
             self._pack_block(layer, tensors)
         rounded = [*self.encoder.embeddings_kept, self.encoder.pooler]
+        if self.encoder.readout is not None:
+            rounded += [f"{self.encoder.readout}.down", f"{self.encoder.readout}.up"]
         for path in rounded:
             if path is not None and f"{path}.weight_scale" in tensors:
                 module = get_module(self.model, path)

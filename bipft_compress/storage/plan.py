@@ -117,16 +117,19 @@ def _storage(path: str, name: str, module: nn.Module, encoder: Encoder, recipe: 
     if isinstance(module, (LowRankEstimator, HeadwiseEstimator, SharedEstimator)):
         bits, key = recipe.estimators.bits, "estimators.bits"
     elif kind:
-        bits, key = getattr(recipe.kept, kind.removeprefix("kept.")), kind
+        section, _, choice = kind.partition(".")
+        bits, key = getattr(getattr(recipe, section), choice), kind
     return Storage(full, "number", bits, wider=f"{key} to 32")
 
 
 def _kept_kind(owner: str, name: str, encoder: Encoder) -> str:
-    """The recipe's key for a table beside the word embeddings or the pooler's weight, or ''."""
+    """The recipe's key for a matrix outside the blocks, or '' where `owner` holds none."""
     if owner in encoder.embeddings_kept:
         return "kept.position_embeddings"
     if owner == encoder.pooler and name != "bias":
         return "kept.pooler"
+    if encoder.readout is not None and owner.startswith(f"{encoder.readout}.") and name != "bias":
+        return "readout.bits"
     return ""
 
 

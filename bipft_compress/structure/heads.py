@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.utils import parametrize
 from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 
 from bipft_compress.errors import CheckpointError, UnsupportedModelError
 from bipft_compress.families import describe, head_parameters
+from bipft_compress.nn import set_values
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.pooling import choose_pooling
 from bipft_compress.structure.swap import Decision, swap
@@ -45,7 +45,7 @@ def with_classifier(
         model: full-precision, or binary by `recipe`; not changed.
         labels: names of the classes; empty for a regression.
         recipe: what `model` was swapped with; None for a full-precision one.
-        pooling: what a fresh head of a binary model reads, see `apply_pooling`.
+        pooling: what a fresh head of a binary model reads, see `adapt_outputs`.
 
     Returns:
         The new model, and `swap`'s decisions about it.
@@ -110,10 +110,7 @@ def take_head(model: PreTrainedModel, teacher: PreTrainedModel) -> None:
     if any(getattr(module, name).shape != value.shape for module, name, value in pairs):
         return
     for module, name, value in pairs:
-        if parametrize.is_parametrized(module, name):
-            setattr(module, name, value)
-        else:
-            getattr(module, name).copy_(value)
+        set_values(module, name, value)
 
 
 def _made(

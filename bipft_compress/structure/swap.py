@@ -14,6 +14,7 @@ from bipft_compress.errors import RecipeError
 from bipft_compress.families import (
     Encoder,
     EncoderLayer,
+    describe,
     get_module,
     set_module,
     use_blocks,
@@ -25,13 +26,16 @@ from bipft_compress.nn import (
     Block,
     CompressedEmbedding,
     FrequencyAwareEmbedding,
+    Readout,
     SignEmbedding,
     TiedDecoder,
     round_rows,
 )
+from bipft_compress.nn.readout import evenly_spaced
 from bipft_compress.recipe import Recipe
 from bipft_compress.spec import LinearSpec
-from bipft_compress.structure.pooling import apply_pooling, pooling_of
+from bipft_compress.structure.outputs import adapt_outputs
+from bipft_compress.structure.pooling import pooling_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,7 +77,9 @@ def swap(model: PreTrainedModel, recipe: Recipe) -> tuple[Encoder, list[Decision
         block = get_module(model, layer.block)
         assert isinstance(block, Block)
         decisions += _binarize(block, layer, recipe, counts)
-    apply_pooling(model)
+    if recipe.readout.rank:
+        encoder = _add_readout(model, encoder, recipe)
+    adapt_outputs(model)
     decisions += _swap_embeddings(model, encoder, recipe, counts)
     decisions += _round_kept(model, encoder, recipe, counts)
     swapped = {decision.module for decision in decisions}
@@ -203,6 +209,29 @@ def _swap_embeddings(
             Decision(encoder.decoder, "decoder", counts[encoder.decoder], "coded", reason)
         )
     return decisions
+
+
+def _add_readout(model: PreTrainedModel, encoder: Encoder, recipe: Recipe) -> Encoder:
+    """Give the backbone a readout.
+
+    Returns:
+        The parts of the model with it.
+    """
+    chosen, backbone = recipe.readout, model.base_model
+    if chosen.rank > encoder.hidden_size:
+        raise RecipeError(
+            f"readout.rank = {chosen.rank} is larger than the width of the hidden states: use "
+            f"{encoder.hidden_size} or less."
+        )
+    layers = evenly_spaced(chosen.layers, model.config.num_hidden_layers)
+    readout = Readout(
+        encoder.hidden_size, layers, chosen.rank, first_token=chosen.pooling == "first"
+    )
+    backbone.readout = readout.to(next(backbone.parameters()).device)
+    if chosen.bits <= 8:
+        for linear in (readout.down, readout.up):
+            round_rows(linear, chosen.bits)
+    return describe(model)
 
 
 def _round_kept(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -164,22 +165,49 @@ def spearman(
     return float(spearmanr(predicted.numpy(), pairs.scores).statistic)
 
 
+FLOOR_FOLDS = 5
+"""A map of the floor reads no sentence that it was fitted to: it is fitted to the other folds."""
+
+
 def embedding_floor(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: SentencePairs
+    student: PreTrainedModel,
+    original: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: SentencePairs,
 ) -> float:
-    """`spearman` of averaged word embeddings alone: what a model without layers would reach."""
+    """`spearman` of the student's word embeddings alone: what it would reach without its layers.
 
-    @torch.no_grad()
-    def averages(sentences: list[str]) -> Tensor:
-        words = model.get_input_embeddings()
-        length, rows = _longest(model), []
-        for sentence in sentences:
-            ids = tokenizer(sentence, truncation=True, max_length=length, return_tensors="pt")
-            rows.append(words(ids["input_ids"].to(model.device)).mean((0, 1)))
-        return F.normalize(torch.stack(rows), dim=-1).cpu()
+    The mean of a sentence's word embeddings, mapped by ridge regression to the original's sentence
+    embedding. Of pairs fewer than a linear map needs, the mean itself.
+    """
+    words = [_word_means(student, tokenizer, part) for part in (pairs.first, pairs.second)]
+    plain = np.sum(np.prod([unit_rows(part) for part in words], axis=0), axis=1)
+    floor = float(spearmanr(plain, pairs.scores).statistic)
+    if 2 * len(plain) < FLOOR_FOLDS * words[0].shape[1]:
+        return floor
+    wanted = [embed(original, tokenizer, part).numpy() for part in (pairs.first, pairs.second)]
+    folds = np.arange(len(plain)) % FLOOR_FOLDS
+    predicted = np.zeros(len(plain))
+    for fold in range(FLOOR_FOLDS):
+        own, others = folds == fold, folds != fold
+        ridge = RidgeCV(alphas=np.logspace(-3, 3, 7))
+        ridge.fit(*(np.concatenate([part[others] for part in both]) for both in (words, wanted)))
+        first, second = (unit_rows(ridge.predict(part[own])) for part in words)
+        predicted[own] = (first * second).sum(1)
+    return max(floor, float(spearmanr(predicted, pairs.scores).statistic))
 
-    predicted = (averages(pairs.first) * averages(pairs.second)).sum(-1)
-    return float(spearmanr(predicted.numpy(), pairs.scores).statistic)
+
+@torch.no_grad()
+def _word_means(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]
+) -> np.ndarray:
+    """Mean word embedding of each sentence, (sentences, width)."""
+    words, length, rows = model.get_input_embeddings(), _longest(model), []
+    for sentence in sentences:
+        ids = tokenizer(sentence, truncation=True, max_length=length, return_tensors="pt")
+        rows.append(words(ids["input_ids"].to(model.device)).mean((0, 1)))
+    means: np.ndarray = torch.stack(rows).float().cpu().numpy()
+    return means
 
 
 class Likeness(NamedTuple):

@@ -115,6 +115,9 @@ def _freeze_unused(model: PreTrainedModel, recipe: Recipe) -> None:
             model.get_parameter(name).requires_grad_(False)
         if encoder.pooler is not None:
             get_module(model, encoder.pooler).requires_grad_(False)
+    if encoder.readout is not None:
+        # Its own gradient, at the rate of latent weights, ruins it: it is fitted again at the end.
+        get_module(model, encoder.readout).requires_grad_(False)
     if recipe.embeddings.code == "full":
         for path in (encoder.word_embeddings, *encoder.embeddings_kept):
             get_module(model, path).requires_grad_(False)

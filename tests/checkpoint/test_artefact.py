@@ -70,7 +70,7 @@ def test_what_is_written(packed):
     config = json.loads((packed / "config.json").read_text())["quantization_config"]
     assert config.keys() == {
         "quant_method", "version", "weights", "activations", "embeddings", "kept", "estimators",
-        "modules",
+        "readout", "modules",
     }  # fmt: skip
     assert config["activations"]["key_value_bits"] == 2
     assert {path.suffix for path in packed.iterdir()} == {".json", ".safetensors"}

@@ -80,7 +80,7 @@ def test_bytes_of_the_original(make_model, family, head):
 
 @pytest.mark.parametrize("window", [0, 1, 3, 5, 6, 7, None])
 def test_pairs_within_a_window(window):
-    shape = ModelShape(batch=3, length=7, tables=(), layers=(), outside=())
+    shape = ModelShape(batch=3, length=7, tables=(), layers=(), outside=(), readout=None)
     near = [1 for q in range(7) for k in range(7) if window is None or abs(q - k) <= window]
     assert shape.pairs(window) == 3 * len(near)
 

@@ -14,10 +14,10 @@ from bipft_compress.families import FAMILIES, describe
 from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.heads import with_classifier
+from bipft_compress.structure.outputs import adapt_outputs
 from bipft_compress.structure.pooling import (
     KEY,
     POOLING_FAMILIES,
-    apply_pooling,
     choose_pooling,
     pooling_of,
 )
@@ -38,7 +38,7 @@ def full(make_model):
         choose_pooling(model.config, pooling)
         made = type(model)(model.config).eval()
         made.load_state_dict(model.state_dict())
-        apply_pooling(made)
+        adapt_outputs(made)
         return made
 
     return make

@@ -1,0 +1,201 @@
+"""Fit the readout, and measure what each layer knows of a text: ridge regression, closed form."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bipft_compress.families import Encoder, get_module
+from bipft_compress.fitting.moments import exact
+from bipft_compress.fitting.regression import reduced_rank_regression
+from bipft_compress.nn import Readout, set_values
+from bipft_compress.nn.readout import embeddings_of, summary
+from bipft_compress.text.batches import calibration_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger("bipft_compress")
+
+HELD_OUT = 10
+"""Of so many texts one chooses the ridge, and is measured on."""
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Those that are tried, relative to the mean variance of what is read."""
+
+BATCH_TOKENS = 4096
+"""Tokens of a batch of texts."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """How far the embedding of a text can be read from each layer by a linear map.
+
+    Cosine with the original's embedding, mean of texts that the maps were not fitted to; the
+    embedding layer's first.
+    """
+
+    full_precision: Annotated[list[float], Field(description="Of the original's layers.")] = field(
+        default_factory=list
+    )
+    compressed: Annotated[
+        list[float], Field(description="Of the binary model's layers, before its readout.")
+    ] = field(default_factory=list)
+    embedding: Annotated[
+        float | None,
+        Field(description="Of the binary model's own embeddings, readout included; no map."),
+    ] = None
+
+
+class Texts(NamedTuple):
+    """What a model makes of texts."""
+
+    states: Tensor
+    """Each hidden state's `nn.readout.summary`, (texts, layers + 1, width)."""
+    embeddings: Tensor
+    """(texts, hidden)."""
+
+
+def fit_readout(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    encoder: Encoder,
+    sequences: Iterable[list[int]],
+    *,
+    first_token: bool = False,
+) -> Knowledge:
+    """Fit the readout of `student`, where it has one, to the embeddings of `teacher`.
+
+    The ridge is the one that leaves least error on texts that were not fitted to. A readout that
+    leaves them no better than without one stays at zero.
+
+    Args:
+        student: binary, all else of it as it will be; what its readout was does not count.
+        teacher: its full-precision original.
+        encoder: the parts of `student`.
+        sequences: token ids of texts; best none that the student itself was fitted to.
+        first_token: a text's embedding is that of its first token, not the mean of all.
+
+    Returns:
+        What each layer knows; nothing of fewer than `HELD_OUT` texts.
+    """
+    readout: Readout | None = None
+    if encoder.readout is not None:
+        module = get_module(student, encoder.readout)
+        assert isinstance(module, Readout)
+        readout = module
+        _clear(readout)
+    batches = calibration_batches(sequences, BATCH_TOKENS)
+    own, wanted = (read_texts(each, batches, first_token) for each in (student, teacher))
+    if len(wanted.embeddings) < HELD_OUT:
+        logger.info("readout left at zero: it needs %d texts or more", HELD_OUT)
+        return Knowledge()
+    held_out = _held_out(len(wanted.embeddings))
+    given = own.embeddings[held_out]
+    if readout is not None:
+        missing = wanted.embeddings - own.embeddings
+        if _fit(readout, _features(readout, own), missing):
+            with torch.no_grad():
+                given = given + readout.correction(_features(readout, own)[held_out])
+    return Knowledge(
+        full_precision=_cosines(wanted.states, wanted.embeddings),
+        compressed=_cosines(own.states, wanted.embeddings),
+        embedding=float(F.cosine_similarity(given, wanted.embeddings[held_out]).mean()),
+    )
+
+
+@torch.no_grad()
+def read_texts(model: PreTrainedModel, batches: Sequence[Tensor], first_token: bool) -> Texts:
+    """Run `model` on `batches` of token ids, each (sequences, length) without padding."""
+    states, embeddings = [], []
+    for batch in batches:
+        inputs = batch.to(model.device)
+        mask = torch.ones_like(inputs)
+        output = model.base_model(inputs, attention_mask=mask, output_hidden_states=True)
+        read = [summary(hidden, mask, first_token) for hidden in output.hidden_states]
+        states.append(torch.stack(read, 1).cpu())
+        embeddings.append(embeddings_of(output.last_hidden_state, mask, first_token).cpu())
+    return Texts(torch.cat(states), torch.cat(embeddings))
+
+
+def _held_out(texts: int) -> Tensor:
+    # Texts come sorted by length: some of every length are left out.
+    return torch.arange(texts) % HELD_OUT == HELD_OUT - 1
+
+
+def _features(readout: Readout, texts: Texts) -> Tensor:
+    return texts.states[:, readout.layers].flatten(1)
+
+
+def _clear(readout: Readout) -> None:
+    for linear in (readout.down, readout.up):
+        set_values(linear, "weight", torch.zeros_like(linear.weight))
+    nn.init.zeros_(readout.up.bias)
+
+
+def _fit(readout: Readout, features: Tensor, missing: Tensor) -> bool:
+    """Fit what is missing; whether that leaves less on texts that were held out."""
+    ridge, left = _best_ridge(features, missing, readout.rank)
+    held_out = _held_out(len(features))
+    if left >= float(missing[held_out].square().sum()):
+        logger.info("readout left at zero: %d texts are too few for its rank", len(features))
+        return False
+    _store(readout, exact(features), exact(missing), ridge)
+    return True
+
+
+def _best_ridge(x: Tensor, y: Tensor, rank: int) -> tuple[float, float]:
+    """The ridge that leaves least of `y` on texts held out, and the squared error left."""
+    held_out = _held_out(len(x))
+    x, y = exact(x), exact(y)
+    errors = {}
+    for ridge in RIDGES:
+        up, down, bias = _regress(x[~held_out], y[~held_out], rank, ridge)
+        left = y[held_out] - x[held_out] @ down.T @ up.T - bias
+        errors[ridge] = float(left.square().sum())
+    best = min(RIDGES, key=errors.__getitem__)
+    return best, errors[best]
+
+
+def _regress(x: Tensor, y: Tensor, rank: int, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+    """``y ~ up (down x) + bias`` of least squared error with a ridge."""
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    x, y = x - mean_x, y - mean_y
+    up, down = reduced_rank_regression(y.T @ x / len(x), x.T @ x / len(x), rank, ridge)
+    return up, down, mean_y - up @ (down @ mean_x)
+
+
+@torch.no_grad()
+def _store(readout: Readout, features: Tensor, missing: Tensor, ridge: float) -> None:
+    """Set the readout's numbers: each is fitted to those before it as they are stored."""
+    _, down, _ = _regress(features, missing, readout.rank, ridge)
+    set_values(readout.down, "weight", down)
+    read = features @ exact(readout.down.weight).T
+    # Rounding `down` adds noise to what `up` reads: where that is most of it, a ridge keeps it out.
+    full_rank = min(read.shape[1], missing.shape[1])
+    up, mixing, _ = _regress(read, missing, full_rank, min(RIDGES))
+    set_values(readout.up, "weight", up @ mixing)
+    bias = missing.mean(0) - exact(readout.up.weight) @ read.mean(0)
+    readout.up.bias.copy_(bias)
+
+
+def _cosines(states: Tensor, wanted: Tensor) -> list[float]:
+    """Of each layer, the best linear map's embeddings with those wanted, mean of texts held out."""
+    held_out = _held_out(len(states))
+    target = exact(wanted)
+    values = []
+    for layer in states.unbind(1):
+        rank = min(layer.shape[1], wanted.shape[1])
+        ridge, _ = _best_ridge(layer, wanted, rank)
+        x = exact(layer)
+        up, down, bias = _regress(x[~held_out], target[~held_out], rank, ridge)
+        read = x[held_out] @ down.T @ up.T + bias
+        values.append(float(F.cosine_similarity(read, target[held_out]).mean()))
+    return values

@@ -1,0 +1,110 @@
+"""The fitted readout: least squares, chosen on texts left out, and zero where it helps nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bipft_compress.families import get_module, teacher_of
+from bipft_compress.fitting.readout import Knowledge, _regress, fit_readout
+from bipft_compress.nn.pooling import mean_pool
+
+FULL = {"embeddings": {"code": "full"}, "kept": {"position_embeddings": 32, "pooler": 32}}
+
+
+@pytest.fixture(scope="module")
+def texts():
+    generator = torch.Generator().manual_seed(3)
+    return [
+        torch.randint(5, 101, (5 + number % 9,), generator=generator).tolist()
+        for number in range(1200)
+    ]
+
+
+@torch.no_grad()
+def _embeddings(model, texts, pooling):
+    rows = []
+    for text in texts:
+        ids = torch.tensor([text])
+        hidden = model.base_model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        rows.append(hidden[0, 0] if pooling == "first" else hidden[0].mean(0))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+@pytest.mark.parametrize("bits", [4, 32])
+def test_brings_embeddings_nearer_to_the_original(make_pair, texts, pooling, bits):
+    recipe = FULL | {"readout": {"rank": 12, "bits": bits, "pooling": pooling}}
+    pair = make_pair("bert", recipe=recipe)
+    others = texts[1000:]
+    target = _embeddings(pair.teacher, others, pooling)
+    before = (target - _embeddings(pair.student, others, pooling)).square().sum()
+    knowledge = fit_readout(
+        pair.student,
+        teacher_of(pair.teacher),
+        pair.encoder,
+        texts[:1000],
+        first_token=pooling == "first",
+    )
+    after = (target - _embeddings(pair.student, others, pooling)).square().sum()
+    assert after < 0.9 * before
+    # What it says of texts left out holds for others.
+    given = _embeddings(pair.student, others, pooling)
+    cosine = float(torch.nn.functional.cosine_similarity(given, target).mean())
+    assert cosine == pytest.approx(knowledge.embedding, abs=0.05)
+
+
+def test_fitting_again_forgets_what_was_fitted(make_pair, texts):
+    pair = make_pair("bert", recipe=FULL | {"readout": {"rank": 4, "bits": 4}})
+    teacher, readout = teacher_of(pair.teacher), get_module(pair.student, pair.encoder.readout)
+    fit_readout(pair.student, teacher, pair.encoder, texts[:200])
+    first = {name: value.clone() for name, value in readout.state_dict().items()}
+    fit_readout(pair.student, teacher, pair.encoder, texts[:200])
+    for name, value in readout.state_dict().items():
+        assert torch.equal(value, first[name])
+
+
+def test_too_few_texts_leave_it_at_zero(make_pair, texts):
+    pair = make_pair("bert", recipe=FULL | {"readout": {"rank": 4, "bits": 4}})
+    knowledge = fit_readout(pair.student, teacher_of(pair.teacher), pair.encoder, texts[:6])
+    assert knowledge == Knowledge()
+    readout = get_module(pair.student, pair.encoder.readout)
+    assert not readout.up.weight.any()
+    assert not readout.up.bias.any()
+
+
+def test_layers_are_measured_without_a_readout(make_pair, texts):
+    pair = make_pair("bert", recipe=FULL)
+    knowledge = fit_readout(pair.student, teacher_of(pair.teacher), pair.encoder, texts)
+    full, compressed = knowledge.full_precision, knowledge.compressed
+    assert len(full) == len(compressed) == 3
+    # From its own last layer the original's embedding is read without loss; its layers add to it.
+    assert full[-1] == pytest.approx(1, abs=1e-3)
+    assert full[0] < full[1] < full[2]
+    assert compressed[0] == pytest.approx(full[0], abs=0.01)  # the embeddings are the original's
+    assert compressed[2] < 0.95
+
+
+def test_at_full_rank_it_is_least_squares():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 7, generator=generator, dtype=torch.float64) + 3
+    y = x @ torch.randn(7, 5, generator=generator, dtype=torch.float64) - 2
+    y += 0.3 * torch.randn(200, 5, generator=generator, dtype=torch.float64)
+    up, down, bias = _regress(x, y, 5, 1e-12)
+    ones = torch.cat([x, torch.ones(200, 1, dtype=x.dtype)], 1)
+    solved = torch.linalg.lstsq(ones, y).solution
+    torch.testing.assert_close((up @ down).T, solved[:-1], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(bias, solved[-1], rtol=1e-6, atol=1e-8)
+
+
+def test_padding_changes_nothing(make_pair, texts):
+    pair = make_pair("bert", recipe=FULL | {"readout": {"rank": 4, "bits": 4}})
+    fit_readout(pair.student, teacher_of(pair.teacher), pair.encoder, texts[:200])
+    short = torch.tensor([texts[0]])
+    padded = torch.cat([short, torch.ones(1, 6, dtype=torch.long)], 1)
+    mask = torch.cat([torch.ones_like(short), torch.zeros(1, 6, dtype=torch.long)], 1)
+    with torch.no_grad():
+        alone = pair.student(short, attention_mask=torch.ones_like(short)).last_hidden_state
+        beside = pair.student(padded, attention_mask=mask).last_hidden_state
+    wanted = mean_pool(alone, torch.ones_like(short))
+    torch.testing.assert_close(mean_pool(beside, mask), wanted, rtol=1e-5, atol=1e-5)
