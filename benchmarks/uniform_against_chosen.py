@@ -38,7 +38,10 @@ def main() -> None:
     recipe = Recipe.load("default")
     start = {"calibration_tokens": arguments.tokens, "layer_epochs": 0}
     recipe = recipe.model_copy(
-        update={"initialisation": recipe.initialisation.model_copy(update=start)}
+        update={
+            "initialisation": recipe.initialisation.model_copy(update=start),
+            "readout": recipe.readout.model_copy(update={"tokens": arguments.tokens}),
+        }
     )
     allocator = Allocator(model, tokenizer, recipe, arguments.calibration)
     sentences = first_sentences(arguments.calibration, COMPARED_SENTENCES)

@@ -168,6 +168,8 @@ class Allocator:
         most, _ = self._count(self._with_bits(finest))
 
         def between(low: float, high: float, whole: float, step: int) -> float:
+            # A small model with estimators everywhere may have more operations than the original.
+            high = min(high, 0.99 * whole)
             # The ends are what was counted: a hair more keeps rounding from refusing them.
             ratio: float = whole / (low * (high / low) ** (step / (count - 1)))
             return ratio * (1 - 1e-9)

@@ -29,6 +29,9 @@ logger = logging.getLogger("bipft_compress")
 EXPLORED_TOKENS = 8192
 """Calibration tokens of a point: they show the curve's shape."""
 
+READ_TOKENS = 16384
+"""Tokens that a point's readout is fitted to."""
+
 
 def explore(
     source: str | Path,
@@ -75,7 +78,8 @@ def explore(
             update={
                 "initialisation": recipe.initialisation.model_copy(
                     update={"calibration_tokens": EXPLORED_TOKENS, "layer_epochs": 0}
-                )
+                ),
+                "readout": recipe.readout.model_copy(update={"tokens": READ_TOKENS}),
             }
         )
         logger.info("measuring what the bits of each module are worth")
