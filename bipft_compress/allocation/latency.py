@@ -114,9 +114,9 @@ def _random_block(
             rank=bits.rank,
             dynamic_scale=bits.dynamic_scale,
         )
-        shape = (bits.weight_bits,) if bits.weight_bits > 1 else ()
-        shape = (*shape, linear.outputs, -(-linear.inputs // 8))
-        signs = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        shape = (bits.weight_bits, linear.outputs, -(-linear.inputs // 8))
+        planes = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        signs = planes if bits.weight_bits > 1 else planes[0]
         block.set_linears({linear.name: PackedLinear(module, signs)})
     core = BinaryAttention(
         spec.attention,

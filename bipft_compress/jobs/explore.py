@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from bipft_compress import loading
 from bipft_compress.allocation import Allocation, Allocator, Targets
@@ -125,7 +126,7 @@ def read_peers(figures: Path, data: str | Path | None) -> list[Peer]:
         UserError: no figures of that set.
     """
     measure = None if data is None else f"sts_spearman_{Path(data).stem}"
-    rows = read_json(figures).get("rows")
+    rows: Any = read_json(figures).get("rows")
     try:
         whole = max(row["bytes"] for row in rows.values())
         peers = [
