@@ -204,7 +204,7 @@ def _tune(
     out = cell.models / measurement
     resume = unfinished(out)
     with cell.timed(measurement):
-        made = finetune(
+        result = finetune(
             directory,
             ChosenTask(task, budget.glue),
             out,
@@ -216,8 +216,8 @@ def _tune(
             overwrite=not resume,
         )
     # GLUE's own rule: the mean, where a task has two metrics.
-    score = sum(made.metrics.values()) / len(made.metrics)
-    cell.note(measurement, {"score": score, **made.metrics})
+    score = sum(result.metrics.values()) / len(result.metrics)
+    cell.note(measurement, {"score": score, **result.metrics})
     if teacher is not None:
         shutil.rmtree(out, ignore_errors=True)  # the score is what the table needs
     return f"{task} {score:.3f}"

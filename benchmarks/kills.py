@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -9,29 +10,77 @@ import signal
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bipft_compress.checkpoint.record import WEIGHTS
 from bipft_compress.files import sha256
 
 TRIES = 3
 """How often a killed command may be run again until it ends; the first must do."""
 
+OUT = "OUT"
+"""Stands for the output in a command."""
 
-def commands(inputs: Path) -> dict[str, list[str]]:
-    """Each command that makes a model, but for ``--out``."""
-    original, binary, recipe = (str(inputs / n) for n in ("original", "binary", "recipe.yaml"))
-    corpus = str(inputs / "corpus.txt")
-    table = ["--task", "custom", "--data", str(inputs / "table.csv")]
-    table += ["--text-column", "text", "--label-column", "label"]
+_RECORDS = ("compression.json", "finetuning.json", "report.json", "curve.json")
+
+_OF_A_RUN = ("provenance", "sha256")
+"""Keys of them that differ from run to run: dates, and checksums of these."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that writes something.
+
+    Attributes:
+        arguments: of ``bipft-compress``.
+        before: what is in place of the output before it runs; None for nothing.
+        resumable: whether it takes ``--resume``.
+        in_steps: whether it may leave a part of its output, which another run goes on with.
+    """
+
+    arguments: tuple[str, ...]
+    before: Path | None = None
+    resumable: bool = False
+    in_steps: bool = False
+
+    def start(self, out: Path, *more: str) -> int:
+        """Run it in a process of its own; its number."""
+        return call(*(str(out) if word == OUT else word for word in self.arguments), *more)
+
+
+def commands(inputs: Path) -> dict[str, Command]:
+    """Each command that writes something."""
+    original, binary, packed, recipe, corpus, table, pairs = (
+        str(inputs / name)
+        for name in (
+            "original", "binary", "packed", "recipe.yaml", "corpus.txt", "table.csv", "pairs.tsv",
+        )
+    )  # fmt: skip
+    task = ("--task", "custom", "--data", table, "--text-column", "text", "--label-column", "label")
+    task += ("--recipe", recipe)
+    to, old = ("--out", OUT), inputs / "packed"
+    over = (*to, "--overwrite")
+    text = ("--calibration", corpus)
+    pretrain, finetune = ("pretrain", binary, "--corpus", corpus), ("finetune", binary, *task)
     return {
-        "compress": ["compress", original, "--recipe", recipe, "--calibration", corpus],
-        "pack": ["pack", binary],
-        "pack over": ["pack", binary, "--overwrite"],
-        "pretrain": ["pretrain", binary, "--corpus", corpus],
-        "pretrain over": ["pretrain", binary, "--corpus", corpus, "--overwrite"],
-        "finetune": ["finetune", binary, *table],
-        "run": ["run", original, "--recipe", recipe, "--corpus", corpus],
+        "compress": Command(("compress", original, "--recipe", recipe, *text, *to)),
+        "pack": Command(("pack", binary, *to)),
+        "pack over": Command(("pack", binary, *over), old),
+        "pretrain": Command((*pretrain, *to), resumable=True),
+        "pretrain over": Command((*pretrain, *over), old, resumable=True),
+        "finetune": Command((*finetune, *to), resumable=True),
+        "finetune over": Command((*finetune, *over), old, resumable=True),
+        "finetune full precision": Command(("finetune", original, *task, *to), resumable=True),
+        "finetune adapter": Command((*finetune, "--lora", "2", *to), resumable=True),
+        "run": Command(
+            ("run", original, "--recipe", recipe, "--corpus", corpus, "--data", pairs, *to),
+            in_steps=True,
+        ),
+        "report": Command(("report", binary, *to)),
+        "report over": Command(("report", packed, *over), old, in_steps=True),
+        "explore": Command(("explore", original, "--recipe", recipe, "--budgets", "2", *text, *to)),
+        "evaluate": Command(("evaluate", OUT, "--task", "sts", "--data", pairs), old),
     }
 
 
@@ -60,16 +109,25 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def weights(directory: Path) -> dict[str, str]:
-    """Checksum of every file of weights below a directory."""
-    return {
-        path.relative_to(directory).as_posix(): sha256(path)
-        for path in sorted(directory.rglob(WEIGHTS))
-    }
+def contents(directory: Path) -> dict[str, Any]:
+    """Checksum of every file of tensors below a directory, and what records and reports say."""
+    found: dict[str, Any] = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.suffix == ".safetensors":
+            found[name] = sha256(path)
+        elif path.name in _RECORDS:
+            values = json.loads(path.read_text())
+            found[name] = {key: values[key] for key in values if key not in _OF_A_RUN}
+        elif path.is_file():
+            found[name] = None
+    return found
 
 
-def measure(inputs: Path, count: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
-    """Kill each command in turn, `count` times in all, at moments spread over its whole work.
+def measure(
+    inputs: Path, numbers: range, seed: int, folder: Path
+) -> tuple[Counter[str], list[str]]:
+    """Kill each command in turn, one a number, at moments spread over its whole work.
 
     Returns:
         How many kills of which command ended well; and what was wrong, a line for each.
@@ -77,61 +135,58 @@ def measure(inputs: Path, count: int, seed: int, folder: Path) -> tuple[Counter[
     ends: Counter[str] = Counter()
     wrong: list[str] = []
     chosen = commands(inputs)
-    whole: dict[str, tuple[float, dict[str, str]]] = {}
-    for number in range(count):
+    whole: dict[str, tuple[float, dict[str, Any]]] = {}
+    for number in numbers:
         name = list(chosen)[number % len(chosen)]
         if name not in whole:
-            whole[name] = _whole(chosen[name], folder / "whole")
+            whole[name] = _whole(chosen[name], folder / "run")
         seconds, expected = whole[name]
         draw = random.Random(f"{seed},{number}")
-        fault = _kill(chosen[name], folder / "killed", draw.random() * seconds, expected)
+        fault = _kill(chosen[name], folder / "run", draw.random() * seconds, expected)
         ends[name if fault is None else f"{name}, wrong"] += 1
         wrong += [] if fault is None else [f"kill {number} of seed {seed}, {name}: {fault}"]
     return ends, wrong
 
 
-def _fresh(folder: Path, command: list[str]) -> Path:
+def _fresh(folder: Path, command: Command) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     out = folder / "out"
-    if "--overwrite" in command:
-        # Another result, which is replaced.
-        assert wait(call("pack", command[1], "--out", out)) == 0
+    if command.before is not None:
+        shutil.copytree(command.before, out)
     return out
 
 
-def _whole(command: list[str], folder: Path) -> tuple[float, dict[str, str]]:
-    """Seconds that a command takes, and the weights that it ends with."""
+def _whole(command: Command, folder: Path) -> tuple[float, dict[str, Any]]:
+    """Seconds that a command takes, and what it ends with."""
     out = _fresh(folder, command)
     start = time.monotonic()
-    if wait(call(*command, "--out", out)):
-        raise RuntimeError(f"{command[0]} fails without a kill")
-    return time.monotonic() - start, weights(out)
+    if wait(command.start(out)):
+        raise RuntimeError(f"{command.arguments[0]} fails without a kill")
+    return time.monotonic() - start, contents(out)
 
 
-def _kill(command: list[str], folder: Path, seconds: float, expected: dict[str, str]) -> str | None:
+def _kill(command: Command, folder: Path, seconds: float, expected: dict[str, Any]) -> str | None:
     """What is wrong after a kill and another run; None if nothing is."""
     out = _fresh(folder, command)
-    before = weights(out)
-    pid = call(*command, "--out", out)
+    before = contents(out)
+    pid = command.start(out)
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
     wait(pid)
     at = f"killed after {seconds:.2f} s"
-    left = weights(out) if out.exists() else {}
-    if "--overwrite" in command and left not in (before, expected):
+    left = contents(out)
+    if left == expected:
+        return None
+    if left != before and not command.in_steps:
         return f"{at}: neither the old nor the new output is there"
     for _ in range(TRIES):
-        again = list(command)
-        if out.exists() and not before and command[0] != "run":
-            again = []  # It had ended.
-        elif (folder / ".out.training" / "run.json").is_file():
-            again.append("--resume")
-        if not again or wait(call(*again, "--out", out)) == 0:
+        unfinished = command.resumable and (folder / ".out.training" / "run.json").is_file()
+        if wait(command.start(out, *(["--resume"] if unfinished else []))) == 0:
             break
     else:
         return f"{at}: cannot be run again"
-    if weights(out) != expected:
+    if contents(out) != expected:
         return f"{at}: ends at other bits"
-    rubbish = [path for path in folder.rglob(".*") if again]
+    rubbish = list(folder.rglob(".*"))
     return f"{at}: leaves {rubbish[0].name}" if rubbish else None

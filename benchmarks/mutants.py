@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from bipft_compress import load
-from bipft_compress.checkpoint.record import CHECKSUM, RECORD, WEIGHTS
+from bipft_compress.checkpoint.record import RECORD, WEIGHTS
 from bipft_compress.errors import UserError
-from tests.sealing import reseal, write_sealed
+from bipft_compress.loading.checksums import FINE_TUNED
+from bipft_compress.training import lora
+from bipft_compress.training.finetuned import read_classifier
+from tests.sealing import reseal, seal
 
 ODD: tuple[Any, ...] = (
     0, -1, 1, 7, 10**6, 10**12, 2**63, 1.5, float("nan"), "", "text", None, [], {}, [1], True,
@@ -31,11 +33,14 @@ LIMIT = 30
 TEXT = "abc bcd cde def efg"
 BATCH = 50
 
+FAVOURITES = (RECORD, WEIGHTS, "config.json", FINE_TUNED, lora.WEIGHTS, lora.CONFIG)
+"""Files that are changed twice as often as others."""
+
 
 def measure(
-    artefacts: list[Path], count: int, seed: int, folder: Path
+    artefacts: list[Path], numbers: range, seed: int, folder: Path
 ) -> tuple[Counter[str], list[str]]:
-    """Load `count` mutants, every second one with checksums that match.
+    """Load mutants of these numbers, every second one with checksums that match.
 
     Returns:
         How many came to which end; and what was wrong, a line for each: another result with the
@@ -45,10 +50,10 @@ def measure(
     wrong: list[str] = []
     context = multiprocessing.get_context("fork")
     expected = {artefact: _results(artefact) for artefact in artefacts}
-    for first in range(0, count, BATCH):
+    for first in range(0, len(numbers), BATCH):
         receive, send = context.Pipe(duplex=False)
-        numbers = range(first, min(first + BATCH, count))
-        arguments = (artefacts, numbers, seed, folder, expected, send)
+        batch = numbers[first : first + BATCH]
+        arguments = (artefacts, batch, seed, folder, expected, send)
         # A crash ends a batch, not the measurement.
         process = context.Process(target=_batch, args=arguments)
         process.start()
@@ -62,9 +67,9 @@ def measure(
                 wrong += [line] if line else []
         except EOFError:
             process.join()
-        if done < len(numbers):
+        if done < len(batch):
             ends["crashed"] += 1
-            wrong.append(f"mutant {first + done} of seed {seed}: exit code {process.exitcode}")
+            wrong.append(f"mutant {batch[done]} of seed {seed}: exit code {process.exitcode}")
     return ends, wrong
 
 
@@ -108,8 +113,9 @@ def _hangs(*_: object) -> None:
 
 
 def _results(directory: Path) -> list[torch.Tensor]:
-    """Token ids of a text, and the hidden states that they give."""
-    model, tokenizer, _ = load(directory)
+    """Token ids of a text, and the hidden states or logits that they give."""
+    read = read_classifier(directory)
+    model, tokenizer = read.model, read.tokenizer
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
     limit = model.get_input_embeddings().num_embeddings - 1
     with torch.no_grad():
@@ -118,14 +124,13 @@ def _results(directory: Path) -> list[torch.Tensor]:
 
 def _mutate(directory: Path, draw: random.Random, *, sealed: bool) -> str:
     names = sorted(path.name for path in directory.iterdir() if path.suffix != ".html")
-    name = draw.choice([*names, RECORD, WEIGHTS, "config.json"])
+    name = draw.choice([*names, *(name for name in FAVOURITES if name in names)])
     path = directory / name
     if path.suffix == ".json" and draw.random() < 0.6:
         values = json.loads(path.read_text())
         what = _mutate_json(values, draw)
-        if name == RECORD and sealed:
-            values.pop(CHECKSUM, None)
-            write_sealed(directory, values)
+        if name in (RECORD, FINE_TUNED) and sealed:
+            seal(path, values)
             return f"{name}: {what}"
         path.write_text(json.dumps(values))
     else:

@@ -39,10 +39,10 @@ def main() -> None:
         model, _, _ = load(folder)
         shape = packed_shape(folder, arguments.batch, arguments.length)
     ids = torch.randint(model.config.vocab_size, (arguments.batch, arguments.length))
-    made = profile(model, shape, ids, arguments.threads, arguments.rounds)
+    profiled = profile(model, shape, ids, arguments.threads, arguments.rounds)
     console = Console()
-    if made is not None:
-        show_profile(made, console)
+    if profiled is not None:
+        show_profile(profiled, console)
     with torch_threads(arguments.threads):
         console.print(f"{machine()}; kernels: {chosen_path()}")
 

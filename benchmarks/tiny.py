@@ -30,7 +30,7 @@ RECIPE = {
 
 
 def write_inputs(folder: Path) -> None:
-    """Write a checkpoint, its recipe, a corpus and a labelled table below `folder`."""
+    """Write a checkpoint, a recipe, a corpus, a labelled table and scored pairs below `folder`."""
     torch.manual_seed(0)
     words = ["".join(random.Random(n).choices("abcdefgh", k=3)) for n in range(60)]
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
@@ -58,3 +58,8 @@ def write_inputs(folder: Path) -> None:
     (folder / "corpus.txt").write_text("\n\n".join(documents))
     rows = [f"{' '.join(draw.choices(words, k=6))},{number % 2}" for number in range(48)]
     (folder / "table.csv").write_text("\n".join(["text,label", *rows]))
+    rows = [
+        "\t".join([*(" ".join(draw.choices(words, k=6)) for _ in range(2)), str(number % 6)])
+        for number in range(24)
+    ]
+    (folder / "pairs.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]))

@@ -32,6 +32,10 @@ class TrainingError(UserError):
     """Training cannot go on: a loss that is not a number, or nothing to resume from."""
 
 
+PROGRAMMING_ERRORS = (NameError, AttributeError, TypeError, AssertionError)
+"""What a mistake in a program raises: no fault of the user's, so it keeps its traceback."""
+
+
 class Stopped(BaseException):
     """A person or the system asked the process to end; what is open is closed on the way out.
 

@@ -26,7 +26,7 @@ def provenance(earlier: dict[str, Any], job: str, **details: Any) -> dict[str, A
         details: anything else to keep, such as the seed.
 
     Returns:
-        A new mapping of jobs to facts: command, version, commit, date, machine.
+        A new mapping of jobs to their details: command, version, commit, date, machine.
     """
     return earlier | {
         job: {

@@ -10,24 +10,29 @@ from typing import Any
 from safetensors import safe_open
 
 from bipft_compress.checkpoint.artefact import digest
-from bipft_compress.checkpoint.record import CHECKSUM, RECORD, WEIGHTS, record_checksum
+from bipft_compress.checkpoint.record import CHECKSUM, RECORD, WEIGHTS
+from bipft_compress.files import json_digest
+from bipft_compress.loading.checksums import FINE_TUNED, write_fine_tuned
 
 
 def edit_record(directory: Path, **values: Any) -> None:
     """Change keys of a record; its own checksum matches again."""
     record = json.loads((directory / RECORD).read_text()) | values
-    write_sealed(directory, record)
+    seal(directory / RECORD, record)
 
 
-def write_sealed(directory: Path, record: dict[str, Any]) -> None:
-    """Write a record as it is, but for its own checksum."""
-    record.pop(CHECKSUM, None)
-    record[CHECKSUM] = record_checksum(record)
-    (directory / RECORD).write_text(json.dumps(record))
+def seal(path: Path, values: dict[str, Any]) -> None:
+    """Write a record, or what fine-tuning keeps in its place, as it is but for its own checksum."""
+    values.pop(CHECKSUM, None)
+    values[CHECKSUM] = json_digest(values)
+    path.write_text(json.dumps(values))
 
 
 def reseal(directory: Path) -> None:
     """Make every checksum match the files as they are now."""
+    if not (directory / RECORD).is_file():
+        write_fine_tuned(directory, json.loads((directory / FINE_TUNED).read_text()))
+        return
     record = json.loads((directory / RECORD).read_text())
     for name in record["files"]:
         record["files"][name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
@@ -35,7 +40,7 @@ def reseal(directory: Path) -> None:
     if record["tensors"]:
         with safe_open(directory / WEIGHTS, framework="pt") as file:
             record["tensors"] = {name: digest(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    write_sealed(directory, record)
+    seal(directory / RECORD, record)
 
 
 def lay_beside(directory: Path) -> None:

@@ -48,6 +48,15 @@ def test_every_room_has_its_place():
     assert rooms - {"__init__", "__main__"} == set(ORDER)
 
 
+def test_the_readme_draws_the_rooms_in_order():
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    tree = readme.split("bipft_compress/\n")[1].split("csrc/")[0]
+    drawn = [line.split()[0].removesuffix("/").removesuffix(".py") for line in tree.splitlines()]
+    packages = [room for room in ORDER if (PACKAGE / room).is_dir()]
+    assert [room for room in drawn if room in packages] == packages
+    assert set(drawn) <= set(ORDER)
+
+
 @pytest.mark.parametrize("room", ORDER)
 def test_imports_go_one_way(room):
     files = _files(room)

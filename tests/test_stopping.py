@@ -148,6 +148,14 @@ def test_names_are_shown_as_they_are(call, make_checkpoint, corpus, tmp_path, na
     assert errors.startswith(f"Error: Output directory {tmp_path}/out/{shown} already exists")
 
 
+def _task(folder) -> list:
+    """Options of a labelled task."""
+    rows = [f"{a} {b},{int(a < 'e')}" for a in "abcdefgh" for b in "abcdefgh"]
+    (folder / "table.csv").write_text("\n".join(["text,label", *rows]))
+    options = ["--task", "custom", "--data", folder / "table.csv"]
+    return [*options, "--text-column", "text", "--label-column", "label"]
+
+
 class TestAFullDisk:
     """Whatever is being written when it is full; the first sentence says it."""
 
@@ -161,12 +169,13 @@ class TestAFullDisk:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("share", [0.0, 0.5, 0.97])
-    @pytest.mark.parametrize("job", ["compress", "pretrain", "pack", "report"])
+    @pytest.mark.parametrize("job", ["compress", "pretrain", "finetune", "pack", "report"])
     def test_every_job(self, call, binary, corpus, tmp_path, small_disk, job, share):
         needs = {
             "compress": (binary / WEIGHTS).stat().st_size,
             # The first training checkpoint: weights and two moments of each.
             "pretrain": 3 * (binary / WEIGHTS).stat().st_size,
+            "finetune": 3 * (binary / WEIGHTS).stat().st_size,
             "pack": 70_000,
             "report": 60_000,
         }
@@ -174,6 +183,7 @@ class TestAFullDisk:
         arguments = {
             "compress": [tmp_path / "bert-Model", "--recipe", tmp_path / "recipe.yaml"],
             "pretrain": [binary, "--corpus", corpus],
+            "finetune": [binary, *_task(tmp_path)],
             "pack": [binary],
             "report": [binary],
         }
@@ -184,3 +194,26 @@ class TestAFullDisk:
         assert last.startswith("Error: No space left on the disk of "), errors
         assert "Traceback" not in errors
         assert not (out / WEIGHTS).exists()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("share", [0.0, 0.5, 2.5])
+    def test_a_whole_run_goes_on_where_there_is_space_again(
+        self, call, binary, corpus, tmp_path, small_disk, share
+    ):
+        """Full at its start, while it compresses, and while it trains."""
+        disk = small_disk(max(4096, int(share * (binary / WEIGHTS).stat().st_size)))
+        command = ["run", tmp_path / "bert-Model", "--recipe", tmp_path / "recipe.yaml"]
+        command += ["--corpus", corpus, "--out", disk / "out"]
+        code, _, errors = call(*command)
+        assert code == 2, errors
+        last = errors.splitlines()[-1]
+        assert last.startswith("Error: No space left on the disk of "), errors
+        assert "Traceback" not in errors
+        compressed = disk / "out" / "compressed" / WEIGHTS
+        assert compressed.exists() == (share > 1)
+        kept = compressed.stat() if compressed.exists() else None
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        code, _, errors = call(*command)
+        assert code == 0, errors
+        assert (disk / "out" / "packed" / WEIGHTS).exists()
+        assert kept is None or compressed.stat().st_ino == kept.st_ino

@@ -8,10 +8,8 @@ from typing import Any
 from bipft_compress.checkpoint.record import WEIGHTS, Record, is_binary
 from bipft_compress.files import sha256
 from bipft_compress.loading import load_config
+from bipft_compress.loading.checksums import READ_SUFFIXES
 from bipft_compress.loading.weights import fetch
-
-_READ = (".json", ".txt", ".model", ".safetensors", ".bin", ".jinja")
-"""Endings of the files that a checkpoint may be read from."""
 
 
 def checkpoint_identity(source: str | Path | None) -> dict[str, Any] | None:
@@ -40,6 +38,8 @@ def checkpoint_identity(source: str | Path | None) -> dict[str, Any] | None:
         names = {WEIGHTS, "config.json", *record.files}
         identity: dict[str, Any] = {"recipe": record.recipe.model_dump(mode="json")}
     else:
-        names = {file.name for file in path.iterdir() if file.suffix in _READ and file.is_file()}
+        names = {
+            file.name for file in path.iterdir() if file.suffix in READ_SUFFIXES and file.is_file()
+        }
         identity = {}
     return identity | {name: sha256(path / name) for name in sorted(names)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from bipft_compress.errors import CheckpointError
-from bipft_compress.files import read_json, sha256, write_atomically
+from bipft_compress.files import json_digest, read_json, sha256, write_atomically
 from bipft_compress.loading.sentence import SentencePipeline
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.knowledge import Knowledge
@@ -26,7 +25,6 @@ FORMAT_VERSION = 2
 
 OLDEST_VERSION = 1
 """The oldest that is read: of version 0.1."""
-
 
 CHECKSUM = "sha256"
 """Key of the record's own checksum, of all other keys."""
@@ -99,7 +97,7 @@ class Record:
         path, values = directory / RECORD, read_values(directory)
         version = _version(values, path)
         checksum = values.pop(CHECKSUM, None)
-        if version > OLDEST_VERSION and checksum != record_checksum(values):
+        if version > OLDEST_VERSION and checksum != json_digest(values):
             raise CheckpointError(
                 f"{path} does not match its own checksum: it was changed or truncated; make the "
                 "checkpoint again."
@@ -119,12 +117,6 @@ class Record:
 
 
 _VALIDATOR = TypeAdapter(Record)
-
-
-def record_checksum(values: Mapping[str, Any]) -> str:
-    """Hexadecimal SHA-256 of JSON values, whatever their order and layout in a file."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_version(directory: Path) -> int:
@@ -221,5 +213,5 @@ def _sealed(values: dict[str, Any]) -> dict[str, Any]:
     """A record as it will be read (a tuple becomes a list), with its own checksum."""
     values = json.loads(json.dumps(values))
     if values["format_version"] > OLDEST_VERSION:
-        values[CHECKSUM] = record_checksum(values)
+        values[CHECKSUM] = json_digest(values)
     return values

@@ -32,7 +32,7 @@ def _read(layer: Any, base: Any, linears: _Linears, tables: dict[str, Any], term
     """
     config, encoder = base.config, base.encoder
     output = layer.attention.output
-    relative, made = None, {}
+    relative, position_tables = None, {}
     if tables:
         distances = encoder.get_rel_embedding().detach()
         span, buckets = len(distances) // 2, getattr(config, "position_buckets", -1)
@@ -47,7 +47,7 @@ def _read(layer: Any, base: Any, linears: _Linears, tables: dict[str, Any], term
         with torch.no_grad():
             for name, linear in tables.items():
                 table = linear(distances).unflatten(-1, (heads, -1)).transpose(0, 1)
-                made[f"attention.core.{name}"] = table.contiguous()
+                position_tables[f"attention.core.{name}"] = table.contiguous()
     head_dim = linears[0].out_features // config.num_attention_heads
     attention = attention_spec(
         *linears,
@@ -70,7 +70,7 @@ def _read(layer: Any, base: Any, linears: _Linears, tables: dict[str, Any], term
             "feed_forward.0.up": up,
             "feed_forward.0.down": down,
             "feed_forward.0.norm": layer.output.LayerNorm,
-            **made,
+            **position_tables,
         },
     )
 
@@ -79,14 +79,14 @@ def read_v2(layer: Any, base: Any) -> Block:
     """A block of one layer of DeBERTa-v2 or -v3."""
     own = layer.attention.self
     linears = own.query_proj, own.key_proj, own.value_proj
-    made = {
+    names = {
         "c2p": ("position_key", "key_proj", "pos_key_proj"),
         "p2c": ("position_query", "query_proj", "pos_query_proj"),
     }
-    kinds = [kind for kind in made if kind in own.pos_att_type]
+    kinds = [kind for kind in names if kind in own.pos_att_type]
     tables = {}
     if own.relative_attention:
-        for table, shared, apart in map(made.__getitem__, kinds):
+        for table, shared, apart in map(names.__getitem__, kinds):
             tables[table] = getattr(own, shared if own.share_att_key else apart)
     return _read(layer, base, linears, tables, 1 + len(kinds))
 
@@ -110,10 +110,10 @@ def read_v1(layer: Any, base: Any) -> Block:
         linears.append(linear)
     tables = {}
     if own.relative_attention:
-        made = {"c2p": ("position_key", "pos_proj"), "p2c": ("position_query", "pos_q_proj")}
+        names = {"c2p": ("position_key", "pos_proj"), "p2c": ("position_query", "pos_q_proj")}
         tables = {
             table: getattr(own, name)
-            for kind, (table, name) in made.items()
+            for kind, (table, name) in names.items()
             if kind in own.pos_att_type
         }
     # Kinds that transformers does not compute count in its scale all the same.

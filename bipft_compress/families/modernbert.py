@@ -15,15 +15,15 @@ from bipft_compress.spec import BlockSpec
 def split(linear: nn.Linear, parts: int) -> list[nn.Linear]:
     """The linear layers that a fused one consists of; they share its parameters."""
     rows = linear.out_features // parts
-    rotaries = []
+    linears = []
     for part in range(parts):
         own = slice(part * rows, (part + 1) * rows)
         one = nn.Linear(linear.in_features, rows, bias=linear.bias is not None, device="meta")
         one.weight = nn.Parameter(linear.weight.detach()[own])
         if linear.bias is not None:
             one.bias = nn.Parameter(linear.bias.detach()[own])
-        rotaries.append(one)
-    return rotaries
+        linears.append(one)
+    return linears
 
 
 def read(layer: Any, base: Any) -> Block:

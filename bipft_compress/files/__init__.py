@@ -1,6 +1,6 @@
 """Files in and out: writing is all or nothing, and one run at a time writes an output."""
 
-from bipft_compress.files.identity import content_digest, differences
+from bipft_compress.files.identity import content_digest, differences, json_digest
 from bipft_compress.files.locks import output_lock
 from bipft_compress.files.outputs import (
     atomic_directory,
@@ -22,6 +22,7 @@ __all__ = [
     "differences",
     "hidden_path",
     "is_vacant",
+    "json_digest",
     "output_lock",
     "read_json",
     "real_path",

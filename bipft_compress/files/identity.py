@@ -30,6 +30,12 @@ def content_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def json_digest(values: Mapping[str, Any]) -> str:
+    """Hexadecimal SHA-256 of JSON values, whatever their order and layout in a file."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What two identities, of JSON, do not share: each a name with dots, short values beside it."""
     return list(_differences(before, json.loads(json.dumps(now)), ""))

@@ -10,7 +10,7 @@ from bipft_compress import loading
 from bipft_compress.allocation import Allocation, Allocator, Targets
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import UserError
-from bipft_compress.files import claim_output, read_json, write_atomically
+from bipft_compress.files import atomic_directory, claim_output, read_json, write_atomically
 from bipft_compress.fitting.compress import compress_on
 from bipft_compress.jobs.keep import COMPARED_SENTENCES, first_sentences
 from bipft_compress.provenance import provenance
@@ -114,8 +114,9 @@ def explore(
             "curve.md": render_curve_markdown(curve),
             "curve.html": render_curve_html(curve),
         }
-        for name, text in texts.items():
-            write_atomically(target / name, text)
+        with atomic_directory(target, overwrite) as work:
+            for name, text in texts.items():
+                write_atomically(work / name, text)
     return curve
 
 

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from bipft_compress.errors import CheckpointError, first_line
 from bipft_compress.families import describe, drop_pooler, head_parameters
+from bipft_compress.loading.checksums import FINE_TUNED, read_fine_tuned
 from bipft_compress.loading.claims import check_layers, check_numbers, configuration_faults
 from bipft_compress.loading.configuration import (
     encoder_class,
@@ -44,6 +45,8 @@ def load_pretrained(
         CheckpointError: files are missing, truncated, or do not fit the configuration.
         UnsupportedModelError: an architecture that cannot be made binary.
     """
+    if (Path(checkpoint) / FINE_TUNED).is_file():
+        read_fine_tuned(Path(checkpoint))
     config = load_config(checkpoint)
     if getattr(config, "quantization_config", None) is not None:
         raise CheckpointError(

@@ -46,9 +46,9 @@ def compile_block(block: Block, path: str) -> Tensor | None:
         if part.activation not in known and f"feed_forward.{number}.up" not in folded:
             return None
     arrays = {name: tensor.contiguous().numpy() for name, tensor in _tensors(block, core, folded)}
-    description = dict(_facts("", asdict(block.spec)))
+    description = dict(_flatten("", asdict(block.spec)))
     for linear in block.spec.linears():
-        description |= _linear_facts(linear.name, linears[linear.name])
+        description |= _linear_sizes(linear.name, linears[linear.name])
     for name in ("bits", "key_value_bits", "boolean"):
         description[f"{_CORE}.{name}"] = getattr(core, name)
     return torch.from_numpy(kernels().compile_block(arrays, description, path))
@@ -67,10 +67,10 @@ def compile_linear(linear: PackedLinear, path: str) -> Tensor:
     name = "linear"
     tensors = {f"{name}.{part}": _readable(tensor) for part, tensor in linear.state_dict().items()}
     arrays = {part: tensor.contiguous().numpy() for part, tensor in tensors.items()}
-    return torch.from_numpy(kernels().compile_linear(arrays, _linear_facts(name, linear), path))
+    return torch.from_numpy(kernels().compile_linear(arrays, _linear_sizes(name, linear), path))
 
 
-def _linear_facts(name: str, linear: PackedLinear) -> dict[str, float | str]:
+def _linear_sizes(name: str, linear: PackedLinear) -> dict[str, float | str]:
     return {
         f"{name}.inputs": linear.in_features,
         f"{name}.outputs": linear.out_features,
@@ -116,13 +116,13 @@ def _readable(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _facts(name: str, part: Any) -> Iterator[tuple[str, float | str]]:
+def _flatten(name: str, part: Any) -> Iterator[tuple[str, float | str]]:
     """Every number and word of a description by its path; what is None is left out."""
     if isinstance(part, dict):
         for key, value in part.items():
-            yield from _facts(f"{name}.{key}" if name else key, value)
+            yield from _flatten(f"{name}.{key}" if name else key, value)
     elif isinstance(part, (tuple, list)):
-        yield from _facts(name, {str(index): value for index, value in enumerate(part)})
+        yield from _flatten(name, {str(index): value for index, value in enumerate(part)})
     elif part is not None:
         yield name, part
 

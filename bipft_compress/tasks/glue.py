@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bipft_compress.errors import CorpusError, first_line
+from bipft_compress.errors import PROGRAMMING_ERRORS, CorpusError, first_line
 from bipft_compress.tasks.labelled import Columns, Examples, Task, examples
 from bipft_compress.tasks.tables import read_rows
 
@@ -136,6 +136,8 @@ def _from_hub(name: str, _: str | Path, split: str) -> Examples:
     where = f"GLUE's {name} on the hub"
     try:
         data = datasets.load_dataset("nyu-mll/glue", name, split=split.replace("dev", "validation"))
+    except PROGRAMMING_ERRORS:
+        raise
     except Exception as error:  # the hub client raises a dozen kinds
         raise CorpusError(
             f"{where} cannot be read ({first_line(error)}): check the network, or give a directory "

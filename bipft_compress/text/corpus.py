@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from bipft_compress.errors import CorpusError
+from bipft_compress.errors import PROGRAMMING_ERRORS, CorpusError
 from bipft_compress.text.builtin import builtin_documents
 from bipft_compress.text.mixture import interleave, parse_sources
 from bipft_compress.text.readers import COLUMN, READERS, as_text, is_text, read_file, reason
@@ -186,6 +186,8 @@ def _hub_documents(source: Place) -> Iterator[str]:
         data = datasets.load_dataset(
             name["name"], name["config"] or None, split=name["split"] or "train", streaming=True
         )
+    except PROGRAMMING_ERRORS:
+        raise
     except Exception as error:  # the hub client raises a dozen kinds for network, name and config
         raise CorpusError(
             f"There is no file or directory {place!r}, and the Hugging Face hub gave no data set "
@@ -201,7 +203,7 @@ def _stream(data: Iterator[dict[str, object]], source: Place) -> Iterator[str]:
             record = next(records)
         except StopIteration:
             return
-        except Exception as error:
+        except Exception as error:  # none of ours: the call runs nothing else
             raise CorpusError(
                 f"{where} broke off ({reason(error)}); check the network or give local files."
             ) from error

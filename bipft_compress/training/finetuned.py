@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bipft_compress import checkpoint, loading
 from bipft_compress.checkpoint import load, unpack
+from bipft_compress.checkpoint.identity import checkpoint_identity
 from bipft_compress.checkpoint.mark import is_packed
 from bipft_compress.checkpoint.record import Record, is_binary
 from bipft_compress.errors import CheckpointError
-from bipft_compress.files import atomic_directory, read_json, write_atomically
+from bipft_compress.files import atomic_directory, differences, read_json
+from bipft_compress.loading.checksums import read_fine_tuned, write_fine_tuned
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.heads import (
     class_names,
@@ -26,10 +27,6 @@ from bipft_compress.training import lora
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-FACTS = "finetuning.json"
-"""Beside a fine-tuned model without a compression record: task, labels, metrics, provenance, and
-what its head reads (null without a head)."""
 
 
 @dataclass
@@ -94,11 +91,12 @@ def read_classifier(directory: str | Path) -> Classifier:
     """
     path = Path(directory)
     if (path / lora.CONFIG).is_file():
+        settings = read_fine_tuned(path)
         base = read_json(path / lora.CONFIG).get("base_model_name_or_path")
-        settings = read_json(path / FACTS)
         labels = settings.get("labels")
         if not isinstance(base, str) or not isinstance(labels, list) or "pooling" not in settings:
             raise CheckpointError(f"{path} does not say what it is an adapter of.")
+        _check_base(path, base, settings.get("base"))
         around = read_trainable(base, frozen=True)
         recipe = around.record.recipe if around.record else None
         if settings["pooling"]:
@@ -111,6 +109,21 @@ def read_classifier(directory: str | Path) -> Classifier:
         model, tokenizer, record = load(path)
         return Classifier(model, tokenizer, record, _labels(model))
     return read_trainable(directory)
+
+
+def _check_base(adapter: Path, base: str, expected: Any) -> None:
+    """Refuse a base of other content than the one that the adapter was trained over.
+
+    One from the hub is passed over: its commit may be another, and its weights the same.
+    """
+    if expected is None or not Path(base).is_dir():
+        return
+    other = differences(expected, checkpoint_identity(base) or {})
+    if other:
+        raise CheckpointError(
+            f"{base} has changed since the adapter {adapter} was trained over it "
+            f"({', '.join(other)}): bring the old one back, or fine-tune again."
+        )
 
 
 def read_trainable(directory: str | Path, *, frozen: bool = False) -> Classifier:
@@ -144,11 +157,11 @@ def save_classifier(
     """Write a fine-tuned model, all or nothing.
 
     Args:
-        target: a binary checkpoint if `made` is binary, else a Hugging Face checkpoint; with
-            `adapted`, a PEFT adapter.
-        made: what to write.
-        facts: for `FACTS`, where there is no record.
-        adapted: `made`'s model with its adapters.
+        target: becomes a binary checkpoint if the model is binary, else a Hugging Face checkpoint;
+            with `adapted`, a PEFT adapter.
+        classifier: what to write.
+        settings: for `FINE_TUNED`, where there is no record.
+        adapted: the model with its adapters.
         base: what the adapters belong to.
         overwrite: replace what is in `target`.
 
@@ -166,5 +179,6 @@ def save_classifier(
         else:
             origin = str(Path(base).resolve()) if Path(base).is_dir() else str(base)
             lora.save_adapters(adapted, work, origin)
+            settings = {**settings, "base": checkpoint_identity(base)}
         classifier.tokenizer.save_pretrained(work)
-        write_atomically(work / FACTS, json.dumps(settings, indent=2))
+        write_fine_tuned(work, settings)

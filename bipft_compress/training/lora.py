@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 
 from bipft_compress.errors import CheckpointError, RecipeError, first_line
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+
+_FAULTS = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError,
+)  # fmt: skip
+"""What PEFT raises for files that are no adapter of the model."""
 
 
 def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
@@ -68,7 +74,7 @@ def load_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     """
     try:
         adapted = PeftModel.from_pretrained(model, str(directory))
-    except Exception as error:  # PEFT and safetensors raise a dozen kinds
+    except _FAULTS as error:
         raise CheckpointError(
             f"The adapter {directory} cannot be loaded ({first_line(error)})."
         ) from None

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING
 
-from bipft_compress import checkpoint, loading
+from bipft_compress import checkpoint, load, loading
 from bipft_compress.checkpoint.legacy import rename_0_1
 from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record, read_version, write_record
 from bipft_compress.errors import CheckpointError
@@ -56,6 +56,21 @@ def test_packed_names_are_those_of_blocks_too(name):
     paths = {path for path, _ in describe(checkpoint.load_trainable(DATA / name)[0]).linears()}
     assert {f"{path}.weight" for path in paths} <= set(names.values())
     assert rename_0_1(names.values(), name) == {new: new for new in names.values()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_packed_artefact_of_version_0_1_runs(name):
+    """Its record lists what it read, and its bits give the training form's signs."""
+    packed, tokenizer, record = load(DATA / f"{name}-packed")
+    expected = load_file(DATA / f"{name}-outputs.safetensors")
+    inputs = {key: expected[key] for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        hidden = packed(**inputs, output_hidden_states=True).hidden_states[-1]
+    real = inputs["attention_mask"].bool()
+    trained = expected["hidden_states"][-1]
+    torch.testing.assert_close(hidden[real], trained[real], rtol=0, atol=1e-4)
+    assert tokenizer("hello")["input_ids"][0] == 0
+    assert record.tensors
 
 
 def test_all_six_families_of_version_0_1_are_renamed():

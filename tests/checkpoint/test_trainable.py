@@ -20,7 +20,7 @@ from bipft_compress.families import describe
 from bipft_compress.nn import TiedDecoder
 from bipft_compress.recipe import Recipe
 
-from ..sealing import edit_record, lay_beside, reseal, write_sealed
+from ..sealing import edit_record, lay_beside, reseal, seal
 
 report_job = import_module("bipft_compress.jobs.report")
 
@@ -118,7 +118,7 @@ def _without(key):
     def fault(directory):
         values = json.loads((directory / RECORD).read_text())
         del values[key]
-        write_sealed(directory, values)
+        seal(directory / RECORD, values)
 
     return fault
 
@@ -279,7 +279,7 @@ def test_any_record_is_reported_or_refused_in_a_sentence(saved, tmp_path_factory
     inner = data.draw(st.sampled_from([record, record["recipe"]]))
     key = data.draw(st.sampled_from(sorted(inner)))
     inner[key] = data.draw(ODD)
-    write_sealed(directory, record)
+    seal(directory / RECORD, record)
     with pytest.MonkeyPatch.context() as patch:
         # Drawing takes seconds, and no fault of a record is found there.
         patch.setattr(report_job, "write_report", lambda *_: None)

@@ -49,6 +49,11 @@ def test_full_precision_learns_and_is_a_checkpoint(teacher, task):
     assert type(model).__name__ == "BertForSequenceClassification"
     figures = evaluate_task(teacher, task)
     assert figures["sst2_accuracy"]["compressed"] > 0.8
+    # Whatever reads it knows when it was changed.
+    config = teacher / "config.json"
+    config.write_text(config.read_text().replace('"0"', '"1"', 1))
+    with pytest.raises(CheckpointError, match=r"config\.json does not match its checksum"):
+        loading.load_pretrained(teacher)
 
 
 def test_binary_with_a_teacher_is_a_binary_checkpoint(make_binary, teacher, task, tmp_path):

@@ -16,12 +16,13 @@ from bipft_compress.errors import CheckpointError, RecipeError
 from bipft_compress.families import describe
 from bipft_compress.jobs.evaluate import evaluate_task
 from bipft_compress.jobs.finetune import finetune
+from bipft_compress.loading.checksums import FINE_TUNED, write_fine_tuned
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.heads import with_classifier
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.training import lora
-from bipft_compress.training.finetuned import FACTS, read_classifier
+from bipft_compress.training.finetuned import read_classifier
 
 from .conftest import FINETUNING
 
@@ -85,7 +86,7 @@ def test_result_is_an_adapter(make_binary, make_checkpoint, sst2, tmp_path, bina
         recipe = record.recipe
     else:
         backbone, _ = loading.load_pretrained(start)
-    pooling = json.loads((out / FACTS).read_text())["pooling"]
+    pooling = json.loads((out / FINE_TUNED).read_text())["pooling"]
     assert pooling == ("mean" if binary else "first")
     model, _ = with_classifier(backbone, ("0", "1"), recipe, pooling)
     by_hand = PeftModel.from_pretrained(model, str(out)).eval()
@@ -99,11 +100,23 @@ def test_damaged_adapter(make_checkpoint, sst2, tmp_path):
     finetune(make_checkpoint("bert"), task, out, rank=RANK, steps=1)
     file = out / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors does not match its"):
+        evaluate_task(out, task)
+    write_fine_tuned(out, json.loads((out / FINE_TUNED).read_text()))
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         evaluate_task(out, task)
-    (out / FACTS).write_text(json.dumps({}))
+    (out / FINE_TUNED).write_text(json.dumps({}))
     with pytest.raises(CheckpointError, match="does not say what it is an adapter of"):
         evaluate_task(out, task)
+
+
+def test_an_adapter_whose_base_has_changed(make_checkpoint, write_checkpoint, sst2, tmp_path):
+    task, base = ChosenTask("sst2", sst2), make_checkpoint("bert")
+    finetune(base, task, tmp_path / "adapter", rank=RANK, steps=1)
+    read_classifier(tmp_path / "adapter")
+    write_checkpoint(base, "bert", seed=1)
+    with pytest.raises(CheckpointError, match=r"has changed since .*\(model\.safetensors\)"):
+        read_classifier(tmp_path / "adapter")
 
 
 def test_an_adapter_over_packed_bits(make_binary, sst2, tmp_path):

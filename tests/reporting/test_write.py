@@ -33,6 +33,23 @@ def test_a_fault_leaves_the_old_files_whole(report, tmp_path, monkeypatch):
     assert {name: (tmp_path / name).read_text() for name in os.listdir(tmp_path)} == before
 
 
+def test_a_new_directory_appears_whole(report, tmp_path, monkeypatch):
+    """Stopped between two files, it can be written again without --overwrite."""
+    write, written = module.write_atomically, []
+
+    def stop(path, text):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, text)
+
+    monkeypatch.setattr(module, "write_atomically", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(report, tmp_path / "out")
+    assert written
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_directory_that_cannot_be_written(report, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):

@@ -121,6 +121,10 @@ def test_a_hub_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(CorpusError, match=r"sst2 on the hub cannot be read \(offline\)"):
         read_glue("sst2", "hub")
+    # A mistake in a program is not the hub's fault.
+    monkeypatch.setattr(datasets, "load_dataset", lambda: None)
+    with pytest.raises(TypeError, match="argument"):
+        read_glue("sst2", "hub")
 
 
 @pytest.mark.skipif("BIPFT_GLUE" not in os.environ, reason="BIPFT_GLUE: a directory of GLUE")

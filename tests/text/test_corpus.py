@@ -340,3 +340,9 @@ def test_a_hub_data_set_by_config_split_and_column(monkeypatch: pytest.MonkeyPat
     assert list(read_documents("owner/squad::validation#question")) == ["x"]
     assert list(read_documents("squad:plain#question")) == ["x"]
     assert asked == [("owner/squad", None, "validation"), ("squad", "plain", "train")]
+
+
+def test_a_mistake_in_a_program_is_not_the_hubs_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda: None)
+    with pytest.raises(TypeError, match="argument"):
+        read_documents("owner/name")
