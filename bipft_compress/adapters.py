@@ -9,7 +9,8 @@ def refuse_merging() -> None:
     """Let PEFT refuse to merge an adapter into codes of weights: a sum with signs is no sign."""
     from peft.tuners.tuners_utils import BaseTuner
 
-    own = BaseTuner._check_merge_allowed
+    tuner: Any = BaseTuner
+    own = tuner._check_merge_allowed
 
     def check(self: Any) -> None:
         from bipft_compress.nn import BinaryLinear
@@ -21,4 +22,4 @@ def refuse_merging() -> None:
                 "keep it beside the model, or `unload()` it."
             )
 
-    BaseTuner._check_merge_allowed = check
+    tuner._check_merge_allowed = check

@@ -35,8 +35,7 @@ class BipftConfig(QuantizationConfigMixin):
     """
 
     def __init__(self, **values: Any) -> None:
-        self.quant_method = METHOD
-        self.__dict__ |= values
+        self.__dict__ |= {"quant_method": METHOD, **values}
 
 
 @register_quantizer(METHOD)
@@ -117,7 +116,7 @@ class BipftQuantizer(HfQuantizer):
 
     @property
     def is_qat_trainable(self) -> bool:
-        return self._form == "training"
+        return bool(self._form == "training")
 
     @property
     def is_compileable(self) -> bool:

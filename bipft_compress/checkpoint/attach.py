@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 from torch import Tensor
 from transformers.quantizers.auto import AutoHfQuantizer
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from bipft_compress.checkpoint.artefact import check_weights, digests, read_record
 from bipft_compress.checkpoint.header import read_header

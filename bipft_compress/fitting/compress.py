@@ -133,7 +133,7 @@ def compress_on(
     first_token = recipe.readout.pooling == "first"
     knowledge = fit_readout(student.eval(), teacher, encoder, texts, first_token=first_token)
     round_to_stored(student, encoder, recipe)
-    record = Record(recipe, model.config.name_or_path, decisions, errors, knowledge)
+    record = Record(recipe, str(model.config.name_or_path), decisions, errors, knowledge)
     attach(student, record, "training")
     return Compressed(student, encoder, decisions, errors, knowledge)
 

@@ -45,6 +45,9 @@ class BinaryLinear(nn.Linear):
         dynamic_scale: see `token_magnitude`.
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter
+
     def __init__(
         self,
         in_features: int,

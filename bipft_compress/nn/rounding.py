@@ -87,9 +87,8 @@ def round_rows(module: nn.Module, bits: int) -> None:
 
 
 def _reduce(module: nn.Module, protocol: int) -> tuple[Any, ...]:
-    rounding: Any = module.parametrizations["weight"][0]  # type: ignore[index]
-    original = type(module).__mro__[1]
-    return _restore, (original, rounding.bits), module.__dict__
+    rounding: Any = module.parametrizations["weight"]  # type: ignore[index]
+    return _restore, (type(module).__mro__[1], rounding[0].bits), module.__dict__
 
 
 def _restore(original: type[nn.Module], bits: int) -> nn.Module:

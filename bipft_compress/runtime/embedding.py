@@ -5,6 +5,8 @@ Kernels decode them where there are any; what they must reproduce stands here in
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,15 +27,20 @@ class PackedEmbedding(CompressedEmbedding):
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self._path = chosen_path()
         # Goes where the model is moved to: the device and the type of decoded rows.
         self.moved: Tensor
         self.register_buffer("moved", torch.empty(0), persistent=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._path = chosen_path()  # of this machine, where the pickle may not be from
 
     @property
     def path(self) -> str:
         """The path it decodes on: kernels serve the CPU and fp32 alone."""
         served = self.moved.device.type == "cpu" and self.moved.dtype == torch.float32
-        return chosen_path() if served else REFERENCE
+        return self._path if served else REFERENCE
 
     @property
     def device(self) -> torch.device:
@@ -138,7 +145,8 @@ class PackedFrequencyAwareEmbedding(PackedEmbedding):
             CheckpointError: it does not mark as many rows as there are frequent ones.
         """
         counts = unpack_fields(self.is_frequent, 1, 8 * len(self.is_frequent)).view(-1, 8).sum(1)
-        marked, rows = int(counts.sum()), self.frequent.num_embeddings
+        marked = int(unpack_fields(self.is_frequent, 1, self.num_embeddings).sum())
+        rows = self.frequent.num_embeddings
         if marked != rows:
             raise CheckpointError(
                 f"is_frequent marks {marked} rows where there are {rows}: the artefact was "
