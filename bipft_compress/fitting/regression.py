@@ -74,7 +74,8 @@ def _damped_root(xx: Tensor, damping: float) -> Tensor:
     while True:
         lower, failed = torch.linalg.cholesky_ex(xx + ridge * eye)
         if not failed or not torch.isfinite(ridge):
-            return lower
+            root: Tensor = lower
+            return root
         ridge = 10 * ridge
 
 
