@@ -36,6 +36,24 @@ ROUNDS = 8
 """Most corrections of a budget by what the counts say of the whole model."""
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe that fixes bits itself.
+
+    Raises:
+        UserError: it does.
+    """
+    if recipe.modules:
+        raise UserError(
+            f"Recipe {recipe.name} fixes bits by module, and a target chooses them: leave one "
+            "of the two out."
+        )
+    if recipe.activations.attention == "boolean":
+        raise UserError(
+            f"Recipe {recipe.name} has attention: boolean, which has one bit, and a target "
+            "chooses bits: use a recipe with softmax."
+        )
+
+
 class Allocator:
     """Measures a model once; then `allocate` finds bits for any targets.
 
@@ -62,16 +80,7 @@ class Allocator:
         *,
         length: int = 128,
     ) -> None:
-        if recipe.modules:
-            raise UserError(
-                f"Recipe {recipe.name} fixes bits by module, and a target chooses them: leave one "
-                "of the two out."
-            )
-        if recipe.activations.attention == "boolean":
-            raise UserError(
-                f"Recipe {recipe.name} has attention: boolean, which has one bit, and a target "
-                "chooses bits: use a recipe with softmax."
-            )
+        check_recipe(recipe)
         self.model, self.length = model, min(length, max_sequence_length(model.config))
         sign = recipe.embeddings.model_copy(update={"code": "sign", "bits": 1})
         one = {"bits": 1, "key_value_bits": 1, "dynamic_scale": "none"}

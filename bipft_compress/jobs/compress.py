@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bipft_compress import checkpoint, loading
-from bipft_compress.allocation import Allocator, Targets
+from bipft_compress.allocation import Allocator, Targets, check_recipe
 from bipft_compress.checkpoint.identity import checkpoint_identity
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.device import AUTO, choose_device
@@ -59,6 +59,8 @@ def compress_checkpoint(
     """
     if keep is not None and targets is not None:
         raise UserError("Give a target or what to keep, not both: each chooses the bits.")
+    if keep is not None or targets is not None:
+        check_recipe(recipe)  # before a model is loaded
     with claim_output(out, overwrite, [source, calibration]) as target:
         chosen = choose_device(device)
         model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
