@@ -23,7 +23,9 @@ def test_the_example_in_python_runs(write_checkpoint, sst2, corpus, tmp_path, mo
     assert code != block
     code = code.replace('bc.Recipe.load("default")', "RECIPE")
 
-    recipe = bc.Recipe.load(FINETUNING | {"objective": {"hidden_states": 1.0}})
+    recipe = bc.Recipe.load(
+        FINETUNING | {"objective": {"hidden_states": 1.0}, "text": {"sequence_length": 24}}
+    )
     write_checkpoint(tmp_path / "bert-base-uncased")
     corpus.rename(tmp_path / "wiki.txt")
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,7 @@ def test_times_are_named(elapsed, remaining, shown):
 
 
 def test_a_bar_knows_its_total_from_the_start():
-    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=120)
     with progress_bar(console, "layers") as bar:
         bar.add_task("fitting", total=6, note="")
         with console.capture() as captured:
