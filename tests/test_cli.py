@@ -387,6 +387,22 @@ class TestFaults:
         )  # fmt: skip
 
     @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (["--target-memory", 0.5], "must be above 1"),
+            (["--target-operations", 1], "must be above 1"),
+            (["--target-latency-ms", 0], "milliseconds above 0"),
+            (["--keep", 1.5], "above 0 and at most 1"),
+            (["--keep", 0.9, "--target-memory", 14], "not both"),
+            (["--target-memory", 14, "--rank", 2], "--rank fixes what a target"),
+            (["--data", "pairs.tsv"], "what --keep is measured on"),
+            (["--target-memory", 14, "--recipe", "bibert"], "attention: boolean"),
+        ],
+    )
+    def test_budgets_that_make_no_sense(self, fails, make_checkpoint, tmp_path, options, says):
+        fails("compress", make_checkpoint("bert"), *options, "--out", tmp_path / "o", says=says)
+
+    @pytest.mark.parametrize(
         ("content", "says"),
         [(b"  \n\n ", "holds no text"), (b"\x00\xff\xfe junk", "is not UTF-8 text")],
     )

@@ -54,6 +54,14 @@ TargetMemoryOption = Annotated[
         help="Choose the bits of every module for a file so many times smaller.", metavar="TIMES"
     ),
 ]
+TargetLatencyOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Choose the bits of every module so that the encoder's layers take no longer here, "
+        "for 128 tokens.",
+        metavar="MILLISECONDS",
+    ),
+]
 KeepOption = Annotated[
     float | None,
     typer.Option(

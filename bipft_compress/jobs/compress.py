@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bipft_compress import checkpoint, loading
-from bipft_compress.allocation import Allocator, Targets
+from bipft_compress.allocation import Allocator, Targets, check_recipe
+from bipft_compress.checkpoint.identity import checkpoint_identity
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import UserError
 from bipft_compress.families import describe
-from bipft_compress.files import claim_output
+from bipft_compress.files import claim_output, content_digest, hidden_path
 from bipft_compress.fitting.compress import Compressed, compress, compress_on
-from bipft_compress.jobs.keep import Keep, compress_keeping
+from bipft_compress.jobs.identity import corpus_identity
+from bipft_compress.jobs.keep import Keep, Tries, compress_keeping
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.unused import without_unused
@@ -49,13 +51,16 @@ def compress_checkpoint(
 
     With `targets`, the bits of every module and of the word embeddings are chosen to reach them,
     instead of the recipe's: see `Allocator`. With `keep`, they are the cheapest that keep enough:
-    see `compress_keeping`. The record holds the recipe with what was chosen.
+    see `compress_keeping`; killed and run again, it goes on where it stopped. The record holds the
+    recipe with what was chosen.
 
     Raises:
         UserError: the checkpoint, the recipe, the text or the output directory is at fault.
     """
     if keep is not None and targets is not None:
         raise UserError("Give a target or what to keep, not both: each chooses the bits.")
+    if keep is not None or targets is not None:
+        check_recipe(recipe)  # before a model is loaded
     with claim_output(out, overwrite, [source, calibration]) as target:
         chosen = choose_device(device)
         model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
@@ -74,11 +79,19 @@ def compress_checkpoint(
                 "calibrating on text that comes with Python: give --calibration with text like "
                 "yours for a better start"
             )
+        tries: Tries | None = None
+        quality: dict[str, dict[str, float | str]] = {}
         if keep is not None:
-            allocation, compressed = compress_keeping(
-                model, tokenizer, recipe, calibration, keep, seed=seed
-            )
-            recipe = allocation.recipe
+            identity = {
+                "checkpoint": checkpoint_identity(source),
+                "calibration": corpus_identity(calibration),
+                "recipe": recipe.model_dump(mode="json"),
+                "data": None if keep.data is None else content_digest(keep.data),
+                "seed": seed,
+            }
+            tries = Tries(hidden_path(target, "tries"), identity)
+            kept = compress_keeping(model, tokenizer, recipe, calibration, keep, tries, seed=seed)
+            recipe, compressed, quality = kept.allocation.recipe, kept.compressed, kept.quality
         elif targets is not None:
             allocator, recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
             # The same text, read once.
@@ -94,11 +107,14 @@ def compress_checkpoint(
             decisions=compressed.decisions,
             layer_errors=compressed.layer_errors,
             knowledge=compressed.knowledge,
+            quality=quality,
             provenance=provenance({}, "compress", seed=seed, calibration=calibration),
             card=loading.read_card(source),
             pipeline=pipeline,
         )
         checkpoint.save(target, compressed.model, tokenizer, record, overwrite)
+        if tries is not None:
+            tries.discard()
     return record
 
 

@@ -124,7 +124,7 @@ class Estimators(Section):
 class Readout(Section):
     """A correction of a text's embedding from the means of its hidden states; once a text."""
 
-    rank: Rank = Field(0, ge=0, description="0 for none.")
+    rank: Rank = Field(0, ge=0, description="0 for none; at most the width of the hidden states.")
     layers: int = Field(
         3,
         ge=1,
