@@ -33,7 +33,7 @@ class PackedEmbedding(CompressedEmbedding):
         self.register_buffer("moved", torch.empty(0), persistent=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._path = chosen_path()  # of this machine, where the pickle may not be from
 
     @property
