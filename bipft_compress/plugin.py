@@ -42,6 +42,15 @@ def install() -> None:
         sys.meta_path.insert(0, _After(waiting))
 
 
+def autoload() -> None:
+    """What torch calls as soon as it is imported: by then this package is too, and `install` ran.
+
+    So that `AutoModel`, `SentenceTransformer` and `CrossEncoder` load a binary checkpoint in a
+    program that never names this package. The entry point is meant for devices; no other is
+    known to transformers or what lies on top of it.
+    """
+
+
 class _After(MetaPathFinder):
     """Finds modules as Python does, and has something done after they are imported.
 

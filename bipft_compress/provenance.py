@@ -17,6 +17,9 @@ import torch
 def provenance(earlier: dict[str, Any], job: str, **details: Any) -> dict[str, Any]:
     """The provenance of `job`, added to that of the jobs before it.
 
+    Of paths only the last part is kept: whoever reads a published model learns nothing of the
+    machine's directories.
+
     Args:
         earlier: what the input's record says; not changed.
         job: ``compress``, ``pretrain``, ``finetune``, ``pack`` or ``report``.
@@ -27,15 +30,39 @@ def provenance(earlier: dict[str, Any], job: str, **details: Any) -> dict[str, A
     """
     return earlier | {
         job: {
-            "command": shlex.join(["bipft-compress", *sys.argv[1:]]) if _is_ours() else None,
+            "command": _command() if _is_ours() else None,
             "package_version": version("bipft-compress"),
             "git_commit": git_commit(),
             "torch_version": torch.__version__,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
-            **details,
+            **{key: names_only(value) for key, value in details.items()},
         }
     }
+
+
+def names_only(value: Any) -> Any:
+    """A value with the last part alone of every path in it: an argument, or several with commas.
+
+    What may be a hub's name (``owner/name``) stays whole, unless there is such a path here.
+    """
+    if isinstance(value, Path):
+        return value.name or str(value)
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    option, equals, given = value.rpartition("=") if value.startswith("-") else ("", "", value)
+    return option + equals + ",".join(map(_last_part, given.split(",")))
+
+
+def _last_part(text: str) -> str:
+    path = text.rpartition("@")[0] or text
+    if path.count("/") == 1 and not path.startswith(("/", "~", ".")) and not Path(path).exists():
+        return text
+    return Path(path).name + text[len(path) :]
+
+
+def _command() -> str:
+    return shlex.join(["bipft-compress", *map(names_only, sys.argv[1:])])
 
 
 def _is_ours() -> bool:

@@ -21,10 +21,12 @@ struct Layout {
 
 // How a path multiplies codes of several bits as 8-bit integers.
 struct Dot {
-  Layout layout;  // of weights, a byte each
-  int offset;     // what is taken from the fields of activations (codes.h)
-  int tokens;     // that share a pass over the weights
-  int planes;     // pairs of planes from which this is faster than popcounts
+  Layout layout;    // of weights, a byte each
+  int depth;        // numbers of a row that meet at once: rows of weights are padded to multiples
+  int weight_bits;  // of a weight, at most; wider ones are multiplied as halves of four bits
+  int offset;       // what is taken from the fields of activations (codes.h)
+  int tokens;       // that share a pass over the weights
+  int planes;       // pairs of planes from which this is faster than popcounts
 };
 
 // Internal linkage, here and in all headers of the kernels: each path is compiled for another
@@ -101,6 +103,20 @@ inline std::int64_t words_of(const Layout& l, std::int64_t in) {
 inline std::int64_t blocks_of(const Layout& l, std::int64_t out) { return ceil_div(out, l.rows); }
 inline std::int64_t interleaved_bytes(const Layout& l, std::int64_t in, std::int64_t out) {
   return blocks_of(l, out) * words_of(l, in) * l.rows * l.word;
+}
+
+// Words of a row of codes of a byte each, and bytes of `out` such rows.
+inline std::int64_t dot_words(const Dot& d, std::int64_t in) {
+  return words_of(d.layout, 8 * round_up(in, d.depth));
+}
+inline std::int64_t dot_bytes(const Dot& d, std::int64_t in, std::int64_t out) {
+  return blocks_of(d.layout, out) * dot_words(d, in) * d.layout.rows * d.layout.word;
+}
+
+// Where the codes of `out` rows go: number k of row n.
+inline std::int64_t dot_place(const Dot& d, std::int64_t in, std::int64_t n, std::int64_t k) {
+  const std::int64_t rows = d.layout.rows, word = d.layout.word;
+  return ((n / rows * dot_words(d, in) + k / word) * rows + n % rows) * word + k % word;
 }
 
 // Rows of one plane of weights where several follow each other: whole blocks, and whole bytes of

@@ -1,5 +1,5 @@
 // One encoder block, fused: tokens go through a few at a time, and what lies between the products
-// stays in cache as bits.
+// stays in cache as codes.
 #pragma once
 
 #include <algorithm>
@@ -8,13 +8,15 @@
 #include "attention.h"
 #include "feed_forward.h"
 #include "path.h"
+#include "positions.h"
 #include "projections.h"
 #include "threads.h"
 
 namespace bipft {
 namespace {
 
-template <class Isa>
+// Products: how attention multiplies, see planes.h and bytes.h.
+template <class Isa, class Products>
 class Block {
  public:
   Block(const Program& program, const Input& input, int threads)
@@ -51,7 +53,8 @@ class Block {
   }
 
  private:
-  static constexpr std::int64_t kTile = Isa::tokens;
+  static constexpr std::int64_t kTile = Products::kTile;
+  using AllProjections = Projections<Isa, typename Products::Operands>;
 
   // Tokens [start, start + count) of sequence b.
   struct Tile {
@@ -67,9 +70,9 @@ class Block {
           stream(tokens * p.stream),
           next(tokens * p.stream) {}
     Linear<Isa> linear;
-    HeadAttention<Isa> attention;
+    HeadAttention<Products> attention;
     FeedForward<Isa> feed_forward;
-    typename Projections<Isa>::Scratch scratch;
+    typename AllProjections::Scratch scratch;
     std::vector<float> context, stream, next;
   };
 
@@ -141,20 +144,15 @@ class Block {
     view.head_dim = dims;
     view.bits = static_cast<int>(a_.bits);
     view.key_value_bits = static_cast<int>(a_.key_value_bits);
-    view.woven_keys = projections_.woven_keys(b, h);
-    view.woven_values = projections_.woven_values(b, h);
-    view.ones = projections_.ones(b, h);
+    projections_.show(b, h, view);
     view.forbidden = forbidden_.data() + b * in_.length;
     view.window = a_.window;
     view.score_scale = number(a_.score_scale);
     view.position_keys = position_keys_.of(h);
     view.position_queries = position_queries_.of(h);
-    view.keys = projections_.keys(b, h);
     view.position_key_scale = number(a_.position_key_scale);
     view.position_query_scale = number(a_.position_query_scale);
     view.score_rank = a_.score_rank;
-    view.query_estimates = projections_.query_estimates(b, h);
-    view.key_estimates = projections_.key_estimates(b, h);
     view.bias =
         in_.bias ? in_.bias + h * (2 * in_.length - 1) + in_.length - 1 : nullptr;
     view.boolean = a_.boolean != 0;
@@ -163,7 +161,6 @@ class Block {
     view.value_scale = p_.at<float>(a_.value_scale) + h * dims;
     view.context_bias = p_.at<float>(a_.context_bias) + h * dims;
     view.context_rank = a_.context_rank;
-    view.value_estimates = projections_.value_estimates(b, h);
     view.context_right = p_.at<float>(a_.context_right) + h * dims * a_.context_rank;
     return view;
   }
@@ -182,7 +179,7 @@ class Block {
   const Input& in_;
   const std::int64_t tokens_;  // of an item of work
   const int threads_;
-  Projections<Isa> projections_;
+  AllProjections projections_;
   const PositionRows position_keys_, position_queries_;
   std::vector<std::uint16_t> forbidden_;
   std::vector<float> residual_;  // the narrow residual stream of a bottleneck

@@ -26,7 +26,8 @@ const std::map<std::string, Activation>& activations() {
 
 class Compiler {
  public:
-  Compiler(const Source& source, const Path& path) : from_(source), path_(path) {}
+  Compiler(const Source& source, const Path& path, std::int64_t planes)
+      : from_(source), path_(path), planes_(planes ? planes : path.dot.planes) {}
 
   std::vector<std::uint8_t> block() {
     Program p{};
@@ -104,7 +105,7 @@ class Compiler {
     l.weight_bits = from_.whole(name + ".weight_bits", 1, kWeightBits);
     const auto* planes = from_.array<std::uint8_t>(name + ".weight",
                                                    l.weight_bits * l.out * ceil_div(l.in, 8));
-    if (l.bits * l.weight_bits >= path_.dot.planes)
+    if (l.bits * l.weight_bits >= planes_)
       weights_as_codes(l, planes);
     else
       weights_as_planes(l, planes);
@@ -149,7 +150,7 @@ class Compiler {
   void weights_as_codes(LinearPart& l, const std::uint8_t* planes) {
     const Dot& dot = path_.dot;
     const std::int64_t bytes = ceil_div(l.in, 8);
-    std::vector<std::uint8_t> codes(l.out * l.in);
+    std::vector<std::uint8_t> woven(dot_bytes(dot, l.in, l.out));
     std::vector<std::int32_t> correction(l.out);
     // A code of activations is 2 (byte + offset) - (2^bits - 1).
     const auto constant = static_cast<std::int32_t>(2 * dot.offset - ((1 << l.bits) - 1));
@@ -160,11 +161,9 @@ class Compiler {
           const int bit = planes[(p * l.out + n) * bytes + k / 8] >> (k % 8) & 1;
           code += (2 * bit - 1) * (1 << p);
         }
-        codes[n * l.in + k] = static_cast<std::uint8_t>(code);
+        woven[dot_place(dot, l.in, n, k)] = static_cast<std::uint8_t>(code);
         correction[n] += constant * code;
       }
-    std::vector<std::uint8_t> woven(interleaved_bytes(dot.layout, 8 * l.in, l.out));
-    interleave(dot.layout, codes.data(), l.in, 8 * l.in, l.out, woven.data());
     l.kernel = Kernel::kInt8;
     l.weights = append(woven);
     l.correction = append(correction);
@@ -246,7 +245,17 @@ class Compiler {
           *scale = floats(core + key + "_scale", a.heads);
         }
     }
+    if (as_bytes(a)) {
+      a.kernel = Kernel::kInt8;
+      tokens_ = path_.dot.tokens;
+    }
     return a;
+  }
+
+  bool as_bytes(const AttentionPart& a) const {
+    const std::int64_t halves = ceil_div(a.key_value_bits, path_.dot.weight_bits);
+    return a.bits * a.key_value_bits >= halves * planes_ && !a.positions &&
+           a.head_dim <= kWidestHead;
   }
 
   // Rows of signs as whole words; what lies beyond their last bit must not count.
@@ -290,6 +299,7 @@ class Compiler {
 
   Reader from_;
   const Path& path_;
+  const std::int64_t planes_;
   std::vector<std::uint8_t> bytes_;
   std::int64_t tokens_ = 1;
 };
@@ -302,12 +312,13 @@ std::vector<std::string> activation_names() {
   return names;
 }
 
-std::vector<std::uint8_t> compile_block(const Source& source, const Path& path) {
-  return Compiler(source, path).block();
+std::vector<std::uint8_t> compile_block(const Source& source, const Path& path,
+                                        std::int64_t planes) {
+  return Compiler(source, path, planes).block();
 }
 
 std::vector<std::uint8_t> compile_linear(const Source& source, const Path& path) {
-  return Compiler(source, path).single();
+  return Compiler(source, path, 0).single();
 }
 
 }  // namespace bipft

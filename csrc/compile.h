@@ -29,8 +29,10 @@ struct Source {
 std::vector<std::string> activation_names();
 
 // Throws std::invalid_argument where an array is missing, of another size than the facts say, or
-// one that no kernel reads.
-std::vector<std::uint8_t> compile_block(const Source& source, const Path& path);
+// one that no kernel reads. `planes`: pairs of planes from which products are counted as 8-bit
+// integers; 0 for what is fastest on the path.
+std::vector<std::uint8_t> compile_block(const Source& source, const Path& path,
+                                        std::int64_t planes = 0);
 
 // The same for one linear layer alone, named `linear`.
 std::vector<std::uint8_t> compile_linear(const Source& source, const Path& path);

@@ -1,4 +1,4 @@
-// What one head reads for one sequence.
+// What one head of attention reads for one sequence.
 #pragma once
 
 #include <algorithm>
@@ -7,13 +7,21 @@
 namespace bipft {
 namespace {
 
+enum class Role { kQuery, kKey, kValue };
+
 struct Head {
   std::int64_t length, head_dim;
   int bits, key_value_bits;
-  // Keys by token (length rows of head_dim bits), values by number (head_dim rows of length bits),
-  // both interleaved; one plane after the other.
+  // Keys by token (length rows of head_dim codes), values by number (head_dim rows of length
+  // codes), both interleaved; one plane, or one half of the codes, after the other.
   const std::uint8_t *woven_keys, *woven_values;
-  const std::uint16_t* ones;       // (key_value_bits, head_dim), bits set in each row of values
+  // planes.h: bits set in each row of values, (key_value_bits, head_dim).
+  const std::uint16_t* ones;
+  // bytes.h: fields of each query (length), codes of each key (length), and of each row of values
+  // (head_dim), added up.
+  std::int64_t halves;
+  const std::int32_t *query_sums, *key_sums, *value_sums;
+
   const std::uint16_t* forbidden;  // (length), 255 at padding
   std::int64_t window;             // keys farther away are not attended to
 
@@ -33,6 +41,14 @@ struct Head {
   const float* value_estimates;  // (context_rank, length)
   const float* context_right;    // (context_rank, head_dim)
 };
+
+// The context of the integers sum(d), before estimates.
+template <class Sum>
+inline void write_context(const Head& h, float* context, Sum sum) {
+  const float *scale = h.value_scale, *bias = h.context_bias, step = h.probability_step;
+  for (std::int64_t d = 0; d < h.head_dim; ++d)
+    context[d] = bias[d] + step * scale[d] * static_cast<float>(sum(d));
+}
 
 // The keys that a query may attend to for their distance: [first, end).
 struct Keys {

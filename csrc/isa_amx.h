@@ -10,7 +10,7 @@ namespace {
 struct Amx : Avx512 {
   static constexpr const char* name = "amx";
   // Measured (benchmarks/binary_product.py --pairs): as long as 1.2 planes.
-  static constexpr Dot dot{{16, 4}, 0, 32, 2};
+  static constexpr Dot dot{{16, 4}, 64, 8, 0, 32, 2};
   static constexpr int dot_rows = 32;
   static constexpr int dot_vectors = 2;
 
@@ -33,14 +33,10 @@ struct Amx : Avx512 {
   template <int T, int V>
   static void dot_tile(const std::uint8_t* weights, std::int64_t words, const std::uint8_t* fields,
                        std::int64_t bytes, std::int32_t* out, std::int64_t stride) {
-    if constexpr (T % 16 == 0) {
-      if (words % 16 == 0) return tiles<T / 16, V>(weights, words, fields, bytes, out, stride);
-      for (int t = 0; t < T; t += Avx512::dot_rows)
-        Avx512::dot_tile<Avx512::dot_rows, V>(weights, words, fields + t * bytes, bytes,
-                                              out + t * stride, stride);
-    } else {
+    if constexpr (T % 16 == 0)
+      tiles<T / 16, V>(weights, words, fields, bytes, out, stride);
+    else
       Avx512::dot_tile<T, V>(weights, words, fields, bytes, out, stride);
-    }
   }
 
  private:

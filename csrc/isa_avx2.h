@@ -84,7 +84,7 @@ struct Avx2 {
   }
 
   // Measured (benchmarks/binary_product.py --pairs): as long as 5.5 planes.
-  static constexpr Dot dot{{8, 4}, 0, 16, 6};
+  static constexpr Dot dot{{8, 4}, 4, 4, 0, 16, 6};
   static constexpr int dot_rows = 4;
   static constexpr int dot_vectors = 1;
   static constexpr int dot_flush = 4;  // products of pairs that 16-bit sums can take: 4 * 7650

@@ -49,7 +49,7 @@ struct Avx512 : PlainRows, protected Avx2 {
   }
 
   // Measured (benchmarks/binary_product.py --pairs): as long as 3 to 4 planes.
-  static constexpr Dot dot{{16, 4}, 0, 16, 4};
+  static constexpr Dot dot{{16, 4}, 4, 8, 0, 16, 4};
   static constexpr int dot_rows = 8;
   static constexpr int dot_vectors = 2;
 

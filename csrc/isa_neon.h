@@ -51,7 +51,7 @@ struct Neon : PlainRows {
   }
 
   // Counted, not measured: 16 products take as many instructions as 7 planes of them.
-  static constexpr Dot dot{{16, 1}, 128, 16, 8};
+  static constexpr Dot dot{{16, 1}, 1, 4, 128, 16, 8};
   static constexpr int dot_rows = 4;
   static constexpr int dot_vectors = 1;
   static constexpr int dot_flush = 16;  // products that 16-bit sums can take: 16 * 128 * 15

@@ -35,7 +35,7 @@ struct Portable : PlainRows {
   }
 
   // Measured (benchmarks/binary_product.py --pairs): as long as 2.6 planes.
-  static constexpr Dot dot{{1, 1}, 0, 4, 3};
+  static constexpr Dot dot{{1, 1}, 1, 8, 0, 4, 3};
   static constexpr int dot_rows = 4;     // register tile: rows of activations ...
   static constexpr int dot_vectors = 1;  // ... by vectors of weights
 

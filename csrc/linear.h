@@ -127,7 +127,7 @@ class Linear {
   void multiply_fields(const LinearPart& l, std::int64_t count) {
     grow(sums_, DotProduct<Isa>::padded_count(count) * DotProduct<Isa>::padded(l.out));
     DotProduct<Isa>::run({p_.at<std::uint8_t>(l.weights), l.in, l.out}, fields_.data(), count,
-                         sums_.data());
+                         sums_.data(), DotProduct<Isa>::padded(l.out));
   }
 
   // Popcounts of row t, those of all planes added up to one that a folded linear has 16 bits for.

@@ -4,7 +4,9 @@
 #include <algorithm>
 
 #include "block.h"
+#include "bytes.h"
 #include "path.h"
+#include "planes.h"
 #include "product.h"
 #include "rows.h"
 #include "threads.h"
@@ -47,7 +49,10 @@ void binary_linear(const LinearProgram& program, const float* x, std::int64_t co
 
 template <class Isa>
 void block(const Program& program, const Input& input, float* y, int threads) {
-  Block<Isa>(program, input, threads)(y);
+  if (program.attention.kernel == Kernel::kInt8)
+    Block<Isa, ByteProducts<Isa>>(program, input, threads)(y);
+  else
+    Block<Isa, PlaneProducts<Isa>>(program, input, threads)(y);
 }
 
 // The arithmetic of the tile on registers alone, `rounds` times four steps. Four sums, as one would

@@ -1,5 +1,5 @@
-// From the scores of one query to the codes of its probabilities, as bit planes. Rows of scores,
-// popcounts and bits are worked on by eights: those that hold a query's keys.
+// From the scores of one query to the codes of its probabilities. Rows of scores, popcounts and
+// bits are worked on by eights: those that hold a query's keys.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "codes.h"
 #include "head.h"
 #include "math.h"
 
@@ -105,18 +104,14 @@ inline void at_least_one(const Keys& keys, const float* row, std::uint8_t* bits)
 }
 
 // Bi-Attention: which scores are not negative.
-template <class Isa>
-inline void compare(const Head& h, const Keys& keys, float* scores, std::uint8_t* bits) {
+inline void compare(const Head& h, const Keys& keys, float* scores) {
   for (std::int64_t k = keys.first; k < keys.end; ++k)
     scores[k] = scores[k] >= 0 && !h.forbidden[k] ? 1.0f : 0.0f;
   fill_margins(keys, scores, 0.0f);
-  at_least_one<Isa>(keys, scores, bits);
 }
 
-// Softmax of the scores, and its codes: bit planes `plane` bytes apart.
-template <class Isa>
-inline void soften(const Head& h, const Keys& keys, float* scores, std::uint8_t* bits,
-                   std::int64_t plane) {
+// Softmax of the scores; the whole parts of what it leaves are codes.
+inline void soften(const Head& h, const Keys& keys, float* scores) {
   float* s = scores + keys.first;
   const std::uint16_t* forbidden = h.forbidden + keys.first;
   const std::int64_t n = keys.count();
@@ -126,7 +121,8 @@ inline void soften(const Head& h, const Keys& keys, float* scores, std::uint8_t*
     s[k] = forbidden[k] ? 0.0f : weight;
   }
   const float total = sum(n, [=](std::int64_t k) { return s[k]; });
-  if (total == 0) return;
+  fill_margins(keys, scores, 0.0f);
+  if (total == 0) return;  // all are forbidden, and 0 already
   const float per_step = 1.0f / (total * h.probability_step);
   const float shift = h.probability_shift / h.probability_step;
   const float top = static_cast<float>((1 << h.bits) - 1);
@@ -135,16 +131,6 @@ inline void soften(const Head& h, const Keys& keys, float* scores, std::uint8_t*
     // number is then the least code.
     const float steps = std::min(top, std::max(0.0f, s[k] * per_step - shift));
     s[k] = forbidden[k] ? 0.0f : steps + 0.5f;
-  }
-  fill_margins(keys, scores, 0.0f);
-  if (h.bits == 1) return at_least_one<Isa>(keys, scores, bits);
-  const Keys all = eights(keys);
-  for (std::int64_t first = all.first; first < all.end; first += kCodes) {
-    std::uint8_t codes[kCodes] = {};
-    const std::int64_t count = std::min(kCodes, all.end - first);
-    for (std::int64_t l = 0; l < count; ++l)
-      codes[l] = static_cast<std::uint8_t>(static_cast<int>(scores[first + l]));
-    split(codes, first, count, h.bits, [=](int i) { return bits + i * plane; });
   }
 }
 

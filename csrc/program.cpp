@@ -69,7 +69,7 @@ class PartChecker {
             "the kernel of a linear layer");
     const std::int64_t rows = padded_rows(path_.layout, l.out);
     section<std::uint8_t>(l.weights,
-                          int8 ? interleaved_bytes(path_.dot.layout, 8 * l.in, l.out)
+                          int8 ? dot_bytes(path_.dot, l.in, l.out)
                                : l.weight_bits * interleaved_bytes(path_.layout, l.in, rows));
     section<std::int32_t>(l.correction, int8 ? l.out : 0);
   }
@@ -124,6 +124,10 @@ class BlockChecker : PartChecker {
             "the heads");
     require(is_code_width(a.bits) && is_code_width(a.key_value_bits), "the bits of attention");
     require(!a.boolean || a.bits == 1, "the bits of Bi-Attention");
+    require(a.kernel == Kernel::kInt8 ? a.bits * a.key_value_bits > 1 && !a.positions &&
+                                            a.head_dim <= kWidestHead
+                                      : a.kernel == Kernel::kPopcount,
+            "the kernel of attention");
     require(within(a.window, 0, kWidest), "the window");
     require(within(a.score_rank, 0, kWidest) && within(a.context_rank, 0, kWidest),
             "the rank of an estimator");

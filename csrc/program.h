@@ -17,6 +17,10 @@ constexpr std::int64_t kWeightBits = 4;
 // Tokens that go through linears together, at most.
 constexpr std::int64_t kTokens = 64;
 
+// Dimensions of a head, at most, whose scores are counted as bytes: four times a product of so many
+// has 31 bits.
+constexpr std::int64_t kWidestHead = 4096;
+
 // The largest integer of a product of `in` codes: codes are at most 2^bits - 1.
 constexpr std::int64_t largest_sum(std::int64_t in, std::int64_t bits, std::int64_t weight_bits) {
   return in * ((1 << bits) - 1) * ((1 << weight_bits) - 1);
@@ -27,7 +31,7 @@ struct Section {
   std::int64_t offset = 0, count = 0;
 };
 
-// How the integers of a linear layer are counted.
+// How the integers of a linear layer, or of attention, are counted.
 enum class Kernel : std::int64_t { kPopcount, kInt8 };
 
 // What the codes of a token are scaled with: nothing, or the root mean square or the largest
@@ -73,6 +77,7 @@ struct AttentionPart {
   std::int64_t boolean;    // Bi-Attention: codes say which scores are not negative
   std::int64_t window;     // keys farther away are not attended to; kWidest for no limit
   std::int64_t positions;  // rows of the tables of positions; 0 for no tables
+  Kernel kernel;           // tables of positions are read by planes alone
   Pairs rotary;
   std::int64_t rotary_values;
   std::int64_t score_rank, context_rank;
@@ -133,7 +138,7 @@ struct LinearProgram : Header {
 };
 
 struct Program : Header {
-  static constexpr std::uint64_t kMagic = 0x336b6c4279614642;
+  static constexpr std::uint64_t kMagic = 0x346b6c4279614642;
   std::int64_t hidden;  // of the input and the output
   std::int64_t stream;  // of the residual stream; less than `hidden` in a bottleneck
   std::int64_t tokens;  // that go through the linears together, at most

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from transformers import BertConfig, GPT2Config, GPT2Model
 
+import bipft_compress
 from bipft_compress import load
 from bipft_compress.checkpoint.record import Record, write_record
 
@@ -96,7 +97,7 @@ def test_run_then_every_job_alone(call, make_checkpoint, recipe, corpus, tmp_pat
     assert str(packed) in text.replace("\n", "")
     assert (packed / "report.html").is_file()
     assert "pack" in json.loads((packed / "report.json").read_text())["provenance"]
-    code, text, _ = call("evaluate", packed, "--data", pairs, "--json")
+    code, text, _ = call("evaluate", packed, "--data", pairs, "--teacher", source, "--json")
     assert code == 0
     assert json.loads(text) == pytest.approx(figures, abs=1e-4)
     code, text, _ = call("report", packed, "--out", tmp_path / "of-packed", "--json")
@@ -210,6 +211,91 @@ def test_report_from_a_config_alone(call, tmp_path):
     assert made["memory"]["ratio"] >= 28
 
 
+def test_report_of_what_is_not_made_yet(call, make_checkpoint, recipe, tmp_path):
+    """A checkpoint in full precision is counted as its configuration alone."""
+    source = make_checkpoint("bert", "ForMaskedLM")
+    made = {}
+    for name, arguments in (("a", [source]), ("b", ["--config", source / "config.json"])):
+        arguments += ["--recipe", recipe, "--out", tmp_path / name, "--json"]
+        code, text, err = call("report", *arguments)
+        assert code == 0, err
+        made[name] = json.loads(text)
+    assert made["a"]["model"]["checkpoint"] == source.name
+    assert made["a"]["operations"] == made["b"]["operations"]
+    assert made["a"]["memory"] == made["b"]["memory"]
+
+
+def test_version_and_short_help(call):
+    code, text, _ = call("--version")
+    assert (code, text.split()) == (0, ["bipft-compress", bipft_compress.__version__])
+    for arguments in (["-h"], ["compress", "-h"]):
+        code, text, _ = call(*arguments)
+        assert code == 0
+        assert "Usage" in text
+
+
+def test_what_is_not_there_is_told_before_torch_is_imported(tmp_path):
+    code = (
+        "import sys, bipft_compress.cli as cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as stop: assert stop.code == 2\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    for name, says in (
+        (tmp_path / "nope", "There is no file or directory"),
+        ("nobody/nothing", "HF_HUB_OFFLINE is set"),
+        ("no such name", "check its spelling"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "compress", name, "--out", tmp_path / "o"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert says in " ".join(done.stderr.split())
+
+
+def test_artefacts_name_no_directory_of_the_machine(
+    call, write_checkpoint, recipe, corpus, tmp_path
+):
+    home = tmp_path / "home-of-someone"
+    write_checkpoint(home / "original")
+    code, _, err = call(
+        "compress", home / "original", "--recipe", recipe, "--calibration", corpus,
+        "--out", home / "binary",
+    )  # fmt: skip
+    assert code == 0, err
+    code, _, err = call("pack", home / "binary", "--out", home / "packed")
+    assert code == 0, err
+    for path in (home / "packed").rglob("*"):
+        if path.is_file():
+            assert b"home-of-someone" not in path.read_bytes(), path
+            assert str(tmp_path).encode() not in path.read_bytes(), path
+    commands = json.loads((home / "packed/report.json").read_text())["provenance"]
+    assert commands["compress"]["command"].startswith("bipft-compress compress original --recipe")
+    # The training checkpoint still finds its original; the artefact's users name theirs.
+    data = tmp_path / "pairs.tsv"
+    data.write_text("sentence1\tsentence2\tscore\nab\tcd\t1\nef\tgh\t2\nab\tab\t3\n")
+    assert call("evaluate", home / "binary", "--data", data)[0] == 0
+    code, _, err = call("evaluate", home / "packed", "--data", data)
+    assert code == 2
+    assert "no file or directory ./original" in " ".join(err.split())
+    assert "--teacher" in err
+    code, _, err = call("evaluate", home / "packed", "--data", data, "--teacher", home / "original")
+    assert code == 0, err
+
+
+def test_tiny_text_is_enough_or_told(call, make_checkpoint, recipe, tmp_path):
+    text = tmp_path / "tiny.txt"
+    text.write_text("ab cd.")
+    source = make_checkpoint("bert")
+    arguments = ["compress", source, "--recipe", recipe, "--calibration", text]
+    code, _, err = call(*arguments, "--rank", 1, "--out", tmp_path / "a")
+    assert code == 0, err
+    code, _, err = call(*arguments, "--rank", 8, "--out", tmp_path / "b")
+    assert code == 2
+    assert "tokens, too few for the rank of" in " ".join(err.split())
+
+
 def test_families_are_listed(call):
     code, text, _ = call("families")
     assert code == 0
@@ -299,6 +385,22 @@ class TestFaults:
             "compress", make_checkpoint("bert"), "--rank", 99, "--out", tmp_path / "o",
             "--calibration", corpus, says="= 99 is larger than",
         )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (["--target-memory", 0.5], "must be above 1"),
+            (["--target-operations", 1], "must be above 1"),
+            (["--target-latency-ms", 0], "milliseconds above 0"),
+            (["--keep", 1.5], "above 0 and at most 1"),
+            (["--keep", 0.9, "--target-memory", 14], "not both"),
+            (["--target-memory", 14, "--rank", 2], "--rank fixes what a target"),
+            (["--data", "pairs.tsv"], "what --keep is measured on"),
+            (["--target-memory", 14, "--recipe", "bibert"], "attention: boolean"),
+        ],
+    )
+    def test_budgets_that_make_no_sense(self, fails, make_checkpoint, tmp_path, options, says):
+        fails("compress", make_checkpoint("bert"), *options, "--out", tmp_path / "o", says=says)
 
     @pytest.mark.parametrize(
         ("content", "says"),

@@ -1,4 +1,4 @@
-"""Bits for every module of a model, within a budget of operations and memory."""
+"""Bits and ranks for every module of a model, within a budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bipft_compress.allocation.choose import Budget, Cost, cheapest, choose
+from bipft_compress.allocation.choose import Budget, Cost, Option, cheapest, choose
+from bipft_compress.allocation.latency import layer_seconds, timed_options
 from bipft_compress.allocation.measure import Part, measure
 from bipft_compress.allocation.targets import Allocation, Row, Targets
 from bipft_compress.counting import ModelShape, count_operations, read_shape
@@ -15,6 +16,7 @@ from bipft_compress.errors import UserError
 from bipft_compress.families import Encoder, describe, max_sequence_length, teacher_of
 from bipft_compress.fitting.compress import calibration_sequences, first_tokens
 from bipft_compress.recipe import Precision, Recipe
+from bipft_compress.spec import KINDS
 from bipft_compress.storage.codec import file_bytes, packed_like
 from bipft_compress.storage.plan import storage_plan
 from bipft_compress.structure.swap import on_meta, swap
@@ -34,19 +36,37 @@ ROUNDS = 8
 """Most corrections of a budget by what the counts say of the whole model."""
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe that fixes bits itself.
+
+    Raises:
+        UserError: it does.
+    """
+    if recipe.modules:
+        raise UserError(
+            f"Recipe {recipe.name} fixes bits by module, and a target chooses them: leave one "
+            "of the two out."
+        )
+    if recipe.activations.attention == "boolean":
+        raise UserError(
+            f"Recipe {recipe.name} has attention: boolean, which has one bit, and a target "
+            "chooses bits: use a recipe with softmax."
+        )
+
+
 class Allocator:
     """Measures a model once; then `allocate` finds bits for any targets.
 
     Args:
         model: full-precision encoder, any head; not changed.
         tokenizer: of `model`.
-        recipe: everything but the bits of modules and word embeddings.
+        recipe: everything but the bits and ranks of linear layers, attention and word embeddings.
         calibration: text like that the model will see.
         length: tokens of the sequence that operations are counted for, where the model has as many
             positions.
 
     Raises:
-        UserError: the recipe fixes bits by module itself.
+        UserError: the recipe fixes bits itself.
         UnsupportedModelError: an architecture that cannot be made binary.
         CorpusError: the text is missing, empty or not text.
     """
@@ -60,27 +80,32 @@ class Allocator:
         *,
         length: int = 128,
     ) -> None:
-        if recipe.modules:
-            raise UserError(
-                f"Recipe {recipe.name} fixes bits by module, and a target chooses them: leave one "
-                "of the two out."
-            )
+        check_recipe(recipe)
         self.model, self.length = model, min(length, max_sequence_length(model.config))
         sign = recipe.embeddings.model_copy(update={"code": "sign", "bits": 1})
-        self.recipe = recipe.model_copy(update={"embeddings": sign})
+        one = {"bits": 1, "key_value_bits": 1, "dynamic_scale": "none"}
+        self.recipe = recipe.model_copy(
+            update={
+                "weights": recipe.weights.model_copy(update={"bits": 1}),
+                "activations": recipe.activations.model_copy(update=one),
+                "embeddings": sign,
+                "estimators": recipe.estimators.model_copy(update=dict.fromkeys(KINDS, 0)),
+            }
+        )
         self.sequences = calibration_sequences(tokenizer, recipe, calibration, model)
         embedding = model.get_input_embeddings()
         assert isinstance(embedding, nn.Embedding)
         frequencies = token_frequencies(self.sequences, embedding.num_embeddings)
         teacher = teacher_of(model)
         _, _, shape = self._swapped(self.recipe)
+        self._one_bit = shape
         self.parts: list[Part] = measure(
             teacher,
             describe(teacher),
             shape,
             calibration_batches(first_tokens(self.sequences, MEASURED_TOKENS), BATCH_TOKENS),
             frequencies,
-            recipe.initialisation.damping,
+            recipe,
         )
         self._options = {part.name: part.options for part in self.parts}
         # Options have the whole bytes of their codes, and what their operations are above these.
@@ -94,30 +119,48 @@ class Allocator:
         Raises:
             UserError: no bits reach them.
         """
-        full = self._full
+        full, timed = self._full, targets.latency_ms is not None
         budget = Budget(
             None if targets.operations is None else full.operations / targets.operations,
             None if targets.memory is None else full.bytes / targets.memory,
+            None if targets.latency_ms is None else targets.latency_ms / 1000,
         )
+        options = self._timed() if timed else self._options
+        fixed = self._fixed
+        if timed:
+            fixed += Cost(seconds=self._seconds(self._one_bit))
         slack = Cost()
         for _ in range(ROUNDS):
-            limit = Budget(
-                None if budget.operations is None else budget.operations - slack.operations,
-                None if budget.bytes is None else budget.bytes - slack.bytes,
-            )
-            chosen = choose(self._options, self._fixed, limit)
+            chosen = choose(options, fixed, budget.less(slack))
             if chosen is None:
                 break
             recipe = self._with_bits(chosen)
-            cost, _ = self._count(recipe)
+            cost, _ = self._count(recipe, timed=timed)
             if budget.allows(cost):
                 return self._allocation(recipe, chosen, cost)
             # Parts are not quite independent: a little less, and again.
-            slack += Cost(
-                max(0.0, cost.operations - (budget.operations or cost.operations)),
-                max(0.0, cost.bytes - (budget.bytes or cost.bytes)),
-            )
+            slack += budget.excess(cost)
         raise self._refusal(targets)
+
+    def latency_ms(self, recipe: Recipe) -> float | None:
+        """Milliseconds of the layers of a recipe's model; None where no kernel runs them."""
+        try:
+            return 1000 * self._seconds(self._swapped(recipe)[2])
+        except UserError:
+            return None
+
+    def _seconds(self, shape: ModelShape) -> float:
+        return sum(layer.calls * layer_seconds(layer, self.length) for layer in shape.layers)
+
+    def _timed(self) -> dict[str, tuple[Option, ...]]:
+        """The options with seconds, above those of one bit."""
+        layers = self._one_bit.layers
+        return {
+            part.name: part.options
+            if part.layer is None
+            else timed_options(part, layers[part.layer], self.length)
+            for part in self.parts
+        }
 
     def ladder(self, count: int) -> list[Targets]:
         """Targets from the cheapest choice of bits to the finest, in equal ratios.
@@ -134,6 +177,8 @@ class Allocator:
         most, _ = self._count(self._with_bits(finest))
 
         def between(low: float, high: float, whole: float, step: int) -> float:
+            # A small model with estimators everywhere may have more operations than the original.
+            high = min(high, 0.99 * whole)
             # The ends are what was counted: a hair more keeps rounding from refusing them.
             ratio: float = whole / (low * (high / low) ** (step / (count - 1)))
             return ratio * (1 - 1e-9)
@@ -146,8 +191,8 @@ class Allocator:
             for step in range(count)
         ]
 
-    def uniform(self, weights: int, activations: int, embeddings: int) -> Allocation:
-        """The same bits everywhere: what an allocation is compared with."""
+    def uniform(self, weights: int, activations: int, embeddings: int, rank: int = 0) -> Allocation:
+        """The same bits and ranks everywhere: what an allocation is compared with."""
         chosen = {}
         for part in self.parts:
             bits = _same(part, weights, embeddings)
@@ -158,6 +203,7 @@ class Allocator:
                 and choice.activations == _uniform_activations(part, activations)
                 # One bit needs no magnitudes, and folds without.
                 and (activations > 1 or choice.dynamic_scale == "none")
+                and choice.rank == (rank if part.kind == "linear" else 0)
             ]
             chosen[part.name] = min(same, key=lambda n, part=part: part.options[n].error)  # type: ignore[misc]
         recipe = self._with_bits(chosen)
@@ -171,7 +217,7 @@ class Allocator:
             rows.append(
                 Row(
                     part.name, part.kind, choice.weights, choice.activations,
-                    choice.dynamic_scale, option.error,
+                    choice.dynamic_scale, choice.rank, option.error,
                 )
             )  # fmt: skip
         return Allocation(
@@ -180,6 +226,7 @@ class Allocator:
             self._full.bytes / cost.bytes,
             sum(row.error for row in rows),
             tuple(rows),
+            1000 * cost.seconds if cost.seconds else None,
         )
 
     def _refusal(self, targets: Targets) -> UserError:
@@ -190,6 +237,10 @@ class Allocator:
         if targets.memory is not None:
             cost = self._count(self._with_bits(cheapest(self._options, Budget(bytes=1.0))))[0]
             nearest.append(f"{full.bytes / cost.bytes:.1f} times less memory")
+        if targets.latency_ms is not None:
+            fastest = self._with_bits(cheapest(self._timed(), Budget(seconds=1.0)))
+            cost = self._count(fastest, timed=True)[0]
+            nearest.append(f"{1000 * cost.seconds:.3g} ms")
         return UserError(
             "No choice of bits reaches these targets: the nearest that this model and recipe allow "
             f"is {' and '.join(nearest)}; ask for that or less."
@@ -212,6 +263,7 @@ class Allocator:
                         "weights": choice.weights,
                         "activations": choice.activations,
                         "dynamic_scale": choice.dynamic_scale,
+                        "rank": choice.rank,
                     }
                 )
         return self.recipe.model_copy(update={"modules": modules, "embeddings": embeddings})
@@ -223,7 +275,7 @@ class Allocator:
         nn.Module.to(empty, "meta")
         return empty, encoder, read_shape(empty, encoder, 1, self.length)
 
-    def _count(self, recipe: Recipe) -> tuple[Cost, Cost]:
+    def _count(self, recipe: Recipe, *, timed: bool = False) -> tuple[Cost, Cost]:
         """What a recipe makes of the model: cost of the compressed model, and of the original."""
         empty, encoder, shape = self._swapped(recipe)
         operations = count_operations(shape)
@@ -233,7 +285,7 @@ class Allocator:
         )
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return (
-            Cost(operations.compressed, size),
+            Cost(operations.compressed, size, self._seconds(shape) if timed else 0.0),
             Cost(operations.full_precision, parameters * FULL_BYTES),
         )
 

@@ -6,23 +6,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Cost:
     """What an option costs.
 
     Attributes:
         operations: FLOPs of a forward pass, in the papers' convention.
         bytes: in the packed file.
+        seconds: of a forward pass on this machine; 0 where nothing was measured.
     """
 
     operations: float = 0.0
     bytes: float = 0.0
+    seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.operations + other.operations, self.bytes + other.bytes)
+        return Cost(
+            self.operations + other.operations,
+            self.bytes + other.bytes,
+            self.seconds + other.seconds,
+        )
+
+    def within(self, most: Cost) -> bool:
+        """Whether nothing costs more than in another."""
+        return (
+            self.operations <= most.operations
+            and self.bytes <= most.bytes
+            and self.seconds <= most.seconds
+        )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.operations - other.operations, self.bytes - other.bytes)
+        return Cost(
+            self.operations - other.operations,
+            self.bytes - other.bytes,
+            self.seconds - other.seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -40,15 +58,34 @@ class Option:
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a model may cost; None for no limit."""
+    """The most that a model may cost, see `Cost`; None for no limit."""
 
     operations: float | None = None
     bytes: float | None = None
+    seconds: float | None = None
 
     def allows(self, cost: Cost) -> bool:
         """Whether a model of this cost stays within."""
-        return (self.operations is None or cost.operations <= self.operations) and (
-            self.bytes is None or cost.bytes <= self.bytes
+        return (
+            (self.operations is None or cost.operations <= self.operations)
+            and (self.bytes is None or cost.bytes <= self.bytes)
+            and (self.seconds is None or cost.seconds <= self.seconds)
+        )
+
+    def less(self, cost: Cost) -> Budget:
+        """What is left when a cost is taken off."""
+        return Budget(
+            None if self.operations is None else self.operations - cost.operations,
+            None if self.bytes is None else self.bytes - cost.bytes,
+            None if self.seconds is None else self.seconds - cost.seconds,
+        )
+
+    def excess(self, cost: Cost) -> Cost:
+        """By how much a cost is beyond the limits."""
+        return Cost(
+            0.0 if self.operations is None else max(0.0, cost.operations - self.operations),
+            0.0 if self.bytes is None else max(0.0, cost.bytes - self.bytes),
+            0.0 if self.seconds is None else max(0.0, cost.seconds - self.seconds),
         )
 
     def share(self, cost: Cost, free: Cost) -> float:
@@ -58,18 +95,21 @@ class Budget:
             share += cost.operations / max(free.operations, 1.0)
         if self.bytes is not None:
             share += cost.bytes / max(free.bytes, 1.0)
+        if self.seconds is not None:
+            share += cost.seconds / max(free.seconds, 1e-9)
         return share
 
 
 def cheapest(options: Mapping[str, Sequence[Option]], budget: Budget) -> dict[str, int]:
     """Number of the option of each part that takes least of the budget; ties by error."""
-    unit = Cost(1.0, 1.0)
+    unit = Cost(1.0, 1.0, 1.0)
     start: dict[str, int] = {}
     for part, of_part in options.items():
-        # Operations and bytes are of one order only after they are measured in the largest of each.
+        # What it costs is of one order only after they are measured in the largest of each.
         most = Cost(
             max(option.cost.operations for option in of_part) or unit.operations,
             max(option.cost.bytes for option in of_part) or unit.bytes,
+            max(option.cost.seconds for option in of_part) or unit.seconds,
         )
         start[part] = min(
             range(len(of_part)),
@@ -98,17 +138,19 @@ def choose(
         Part to the number of its option, or None where even the cheapest do not fit.
     """
     chosen = cheapest(options, budget)
+    worthwhile = {part: _not_dominated(of_part) for part, of_part in options.items()}
     cost = fixed
     for part, number in chosen.items():
         cost += options[part][number].cost
     if not budget.allows(cost):
         return None
-    free = Cost((budget.operations or 0.0) - cost.operations, (budget.bytes or 0.0) - cost.bytes)
+    free = Cost(budget.operations or 0.0, budget.bytes or 0.0, budget.seconds or 0.0) - cost
     while True:
         best: tuple[float, str, int] | None = None
         for part, number in chosen.items():
             now = options[part][number]
-            for other, option in enumerate(options[part]):
+            for other in worthwhile[part]:
+                option = options[part][other]
                 step, gain = option.cost - now.cost, now.error - option.error
                 if gain <= 0 or not budget.allows(cost + step):
                     continue
@@ -122,3 +164,15 @@ def choose(
         _, part, other = best
         cost += options[part][other].cost - options[part][chosen[part]].cost
         chosen[part] = other
+
+
+def _not_dominated(options: Sequence[Option]) -> list[int]:
+    """Numbers of the options that no other is as good as in everything, or better."""
+    order = sorted(range(len(options)), key=lambda n: (options[n].error, options[n].cost))
+    kept: list[int] = []
+    for number in order:
+        cost = options[number].cost
+        # Those before it leave no more error.
+        if not any(options[other].cost.within(cost) for other in kept):
+            kept.append(number)
+    return sorted(kept)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bipft_compress.allocation.estimates import Estimates
 from bipft_compress.fitting.attention import AttentionSample, fit_attention
 from bipft_compress.fitting.moments import LinearMoments
 from bipft_compress.fitting.regression import least_squares_scale
@@ -21,9 +22,8 @@ INPUTS: tuple[tuple[int, DynamicScale], ...] = (
 )  # fmt: skip
 """Bits of an activation, and what scales them, that a linear layer may have."""
 
-ATTENTION_BITS = (1, 2, 4)
-"""Bits of an attention's codes. The kernels count it by planes, of which 8 by 8 bits have 64: six
-times the time of all linear layers of all-MiniLM-L6-v2 together."""
+ATTENTION_BITS = (1, 2, 4, 8)
+"""Bits of an attention's codes."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,19 @@ class Choice:
         weights: of a weight, or of a word embedding's.
         activations: of an input, or of queries, keys, values and probabilities.
         dynamic_scale: of an input.
+        rank: of the estimators.
     """
 
     weights: int = 1
     activations: int = 1
     dynamic_scale: DynamicScale = "none"
+    rank: int = 0
 
 
 def linear_errors(
-    x: Tensor, weights: Sequence[Tensor], outputs: Sequence[Tensor]
+    x: Tensor, weights: Sequence[Tensor], outputs: Sequence[Tensor], damping: float
 ) -> Iterator[tuple[Choice, list[Tensor]]]:
-    """Errors of linear layers that read the same input, for every choice of bits.
+    """Errors of linear layers that read the same input, for every choice of bits and rank.
 
     Weights are those of `nearest_codes`, with a least-squares scale a row: what the descents over
     codes and by layer gain on top is not counted.
@@ -53,26 +55,32 @@ def linear_errors(
         x: their input, (tokens, in).
         weights: of each in full precision, (out, in).
         outputs: of each for `x`, (tokens, out).
+        damping: of the regression of estimators; see `Estimates`.
 
     Yields:
         A choice, and for each layer the mean squared error of its output channels, (out,).
     """
-    shift = x.mean(0)
+    shift, y = x.mean(0), torch.cat(list(outputs), 1)
     widths = [output.shape[1] for output in outputs]
+    estimates = Estimates(x - shift, y, widths, damping)
     codes = {
         bits: torch.cat([nearest_codes(weight.detach(), bits)[0] for weight in weights])
         for bits in WEIGHT_BITS
     }
     for bits, dynamic_scale in INPUTS:
-        moments = LinearMoments(x.shape[1], sum(widths), of_inputs=False, device=x.device)
+        moments = LinearMoments(x.shape[1], y.shape[1], of_inputs=False, device=x.device)
         values = _code_values(x - shift, bits, dynamic_scale)
-        moments.update(x, values, torch.cat(list(outputs), 1))
+        moments.update(x, values, y)
         m = moments.centred()
+        bb, yb = m.bb.float(), m.yb.float()
+        estimates.read(values)
         for weight_bits, of_rows in codes.items():
-            of_rows = of_rows.to(m.bb)
-            explained = least_squares_scale(of_rows, m.yb, m.bb) * (m.yb * of_rows).sum(1)
-            left = (m.yy - explained).clamp_min(0).float()
+            scale = least_squares_scale(of_rows, yb, bb)
+            left = (m.yy.float() - scale * (yb * of_rows).sum(1)).clamp_min(0)
             yield Choice(weight_bits, bits, dynamic_scale), list(left.split(widths))
+            for rank, gain in estimates.gains(scale.unsqueeze(1) * of_rows):
+                rest = (left - gain).clamp_min(0)
+                yield Choice(weight_bits, bits, dynamic_scale, rank), list(rest.split(widths))
 
 
 def _code_values(s: Tensor, bits: int, dynamic_scale: DynamicScale) -> Tensor:

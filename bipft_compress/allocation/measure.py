@@ -1,8 +1,8 @@
-"""What every choice of bits costs, and the error that it leaves at the end of the network."""
+"""What every choice of bits and rank costs, and the error that it leaves at the network's end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from bipft_compress.families import Encoder, EncoderLayer, get_module
 from bipft_compress.fitting.attention import AttentionSample
 from bipft_compress.fitting.layerwise import Call, LayerwiseRunner
 from bipft_compress.nn import FullAttention
+from bipft_compress.recipe import Recipe
 from bipft_compress.spec import LinearSpec
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ class Part:
         modules: paths of linear layers that read the same input; or of one attention, or of the
             word embeddings.
         kind: ``linear``, ``attention`` or ``embedding``.
-        choices: of bits.
-        options: error and cost of each choice.
+        choices: of bits and rank.
+        options: error and cost of each choice, without seconds.
+        layer: number of the layer that they are in, and the names of the linears in its block;
+            None for the embeddings, which are in none.
     """
 
     name: str
@@ -48,6 +51,33 @@ class Part:
     kind: str
     choices: tuple[Choice, ...]
     options: tuple[Option, ...]
+    layer: int | None = None
+    linears: tuple[str, ...] = ()
+
+    def at(self, layer: LayerShape, choice: Choice) -> LayerShape:
+        """The part's layer with a choice's bits in the part."""
+        if self.kind == "attention":
+            return _with_attention(layer, choice)
+        return _with_linears(layer, self.linears, choice)
+
+
+def _with_linears(layer: LayerShape, names: Iterable[str], choice: Choice) -> LayerShape:
+    bits = {
+        name: replace(
+            layer.linears[name],
+            bits=choice.activations,
+            weight_bits=choice.weights,
+            dynamic_scale=choice.dynamic_scale,
+            rank=choice.rank,
+        )
+        for name in names
+    }
+    return replace(layer, linears=layer.linears | bits)
+
+
+def _with_attention(layer: LayerShape, choice: Choice) -> LayerShape:
+    bits = replace(layer.attention, bits=choice.activations, key_value_bits=choice.activations)
+    return replace(layer, attention=bits)
 
 
 def measure(
@@ -56,7 +86,7 @@ def measure(
     shape: ModelShape,
     batches: Sequence[Tensor],
     frequencies: Tensor,
-    damping: float,
+    recipe: Recipe,
 ) -> list[Part]:
     """Error and cost of every choice, for every part of a model.
 
@@ -66,13 +96,14 @@ def measure(
         shape: of the binary model, at any bits.
         batches: token ids, each (sequences, length), without padding.
         frequencies: of the words, summing to one; see `embedding_errors`.
-        damping: ridge of the attention's fit.
+        recipe: for its ridge, and the bits of an estimator's numbers.
     """
     words = encoder.word_embeddings
     linears = [path for layer in encoder.layers for path, _ in layer.linears()]
     attentions = [layer.attention for layer in encoder.layers]
     sensitivity = sensitivities(teacher, [words, *linears, *attentions], batches)
     parts = [_embedding(teacher, words, sensitivity[words], frequencies)]
+    damping = recipe.initialisation.damping
     runner = LayerwiseRunner(teacher, encoder, batches)
     seen: set[int] = set()
     for number in encoder.calls:
@@ -81,8 +112,8 @@ def measure(
         # A layer that is called again has the same bits there: its first call stands for all.
         if number not in seen:
             seen.add(number)
-            one = _OneLayer(teacher, layer, shape, shape.layers[number], calls, outputs)
-            parts += one.linears(sensitivity)
+            one = _OneLayer(teacher, layer, shape, number, calls, outputs, recipe.estimators.bits)
+            parts += one.linears(sensitivity, damping)
             parts.append(one.attention(sensitivity[layer.attention], damping))
     return parts
 
@@ -115,12 +146,19 @@ class _OneLayer:
     teacher: PreTrainedModel
     layer: EncoderLayer
     shape: ModelShape
-    of_layer: LayerShape
+    number: int
     calls: Sequence[Call]
     outputs: Sequence[dict[str, Tensor]]
+    estimator_bits: int
 
     def _operations(self, layer: LayerShape) -> float:
-        return sum(part.compressed for part in block_parts(self.shape, layer))
+        """Above those of the layer as it is."""
+        now = self.shape.layers[self.number]
+        return sum(
+            sign * part.compressed
+            for sign, of_layer in ((1, layer), (-1, now))
+            for part in block_parts(self.shape, of_layer)
+        )
 
     def _inputs(self, name: str) -> Iterator[tuple[object, ...]]:
         """What a module of the block is called with, batch by batch."""
@@ -129,7 +167,7 @@ class _OneLayer:
         for call in self.calls:
             yield call.inputs(layer, module)
 
-    def linears(self, sensitivity: dict[str, Tensor]) -> Iterator[Part]:
+    def linears(self, sensitivity: dict[str, Tensor], damping: float) -> Iterator[Part]:
         """A part for each input of linear layers."""
         for stage in self.layer.spec.stages():
             inputs = [args[0] for args in self._inputs(stage[0].name)]
@@ -141,28 +179,25 @@ class _OneLayer:
                 for linear in stage
             ]
             choices, options = [], []
-            for choice, errors in linear_errors(x, weights, outputs):  # type: ignore[arg-type]
+            for choice, errors in linear_errors(x, weights, outputs, damping):  # type: ignore[arg-type]
                 error = sum(
                     float((sensitivity[path] * own).sum())
                     for path, own in zip(paths, errors, strict=True)
                 )
                 choices.append(choice)
                 options.append(Option(error, self._cost(stage, choice)))
-            yield Part(_pattern(paths), paths, "linear", tuple(choices), tuple(options))
+            names = tuple(linear.name for linear in stage)
+            yield Part(
+                _pattern(paths), paths, "linear", tuple(choices), tuple(options), self.number, names
+            )
 
     def _cost(self, stage: Sequence[LinearSpec], choice: Choice) -> Cost:
-        bits = {
-            linear.name: replace(
-                self.of_layer.linears[linear.name],
-                bits=choice.activations,
-                weight_bits=choice.weights,
-                dynamic_scale=choice.dynamic_scale,
-            )
-            for linear in stage
-        }
-        changed = replace(self.of_layer, linears=self.of_layer.linears | bits)
+        names = [linear.name for linear in stage]
+        changed = _with_linears(self.shape.layers[self.number], names, choice)
         size = sum(packed(linear.outputs * choice.weights, linear.inputs, 1) for linear in stage)
-        return Cost(self._operations(changed) - self._operations(self.of_layer), size)
+        numbers = sum(choice.rank * (linear.inputs + linear.outputs) for linear in stage)
+        size += numbers * self.estimator_bits // 8
+        return Cost(self._operations(changed), size)
 
     def attention(self, sensitivity: Tensor, damping: float) -> Part:
         """The part between queries, keys, values and the context."""
@@ -175,14 +210,9 @@ class _OneLayer:
         assert isinstance(original, FullAttention)
         choices, options = [], []
         for choice, error in attention_errors(original, samples, damping):
-            bits = replace(
-                self.of_layer.attention,
-                bits=choice.activations,
-                key_value_bits=choice.activations,
-            )
-            operations = self._operations(replace(self.of_layer, attention=bits))
-            cost = Cost(operations - self._operations(self.of_layer), 0.0)
+            changed = _with_attention(self.shape.layers[self.number], choice)
             choices.append(choice)
-            options.append(Option(float((sensitivity * error).sum()), cost))
+            error_at_end = float((sensitivity * error).sum())
+            options.append(Option(error_at_end, Cost(self._operations(changed))))
         path = self.layer.attention
-        return Part(path, (path,), "attention", tuple(choices), tuple(options))
+        return Part(path, (path,), "attention", tuple(choices), tuple(options), self.number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bipft_compress.errors import UserError
@@ -15,10 +16,13 @@ class Targets:
     Attributes:
         operations: times fewer operations, in the papers' convention.
         memory: times fewer bytes, of the packed file.
+        latency_ms: the most milliseconds of the encoder's layers, for one sequence, on this
+            machine's kernels and torch's threads.
     """
 
     operations: float | None = None
     memory: float | None = None
+    latency_ms: float | None = None
 
     def __post_init__(self) -> None:
         for option, value in (("operations", self.operations), ("memory", self.memory)):
@@ -27,6 +31,11 @@ class Targets:
                     f"--target-{option} {value} is not valid: it says how many times fewer, and "
                     "must be above 1."
                 )
+        if self.latency_ms is not None and not 0 < self.latency_ms < math.inf:
+            raise UserError(
+                f"--target-latency-ms {self.latency_ms} is not valid: it is a number of "
+                "milliseconds above 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Row:
     weights: int
     activations: int
     dynamic_scale: str
+    rank: int
     error: float
     """What it adds to the predicted error at the end of the network."""
 
@@ -53,6 +63,7 @@ class Allocation:
         error: predicted normalised squared error of the last hidden states, before anything is
             fitted; it ranks choices, and no more.
         rows: one for each part.
+        latency_ms: of the encoder's layers; None where it was not asked for.
     """
 
     recipe: Recipe
@@ -60,3 +71,4 @@ class Allocation:
     memory: float
     error: float
     rows: tuple[Row, ...]
+    latency_ms: float | None = None

@@ -51,18 +51,23 @@ class Bench:
     Args:
         directory: of the artefact.
         resident: also measure resident sizes, each in a process of its own.
+        teacher: the original, if it is not where the record says; one that was packed from a
+            directory says its name alone.
 
     Raises:
         CheckpointError: not a packed artefact, or damaged.
     """
 
-    def __init__(self, directory: Path, *, resident: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *, resident: bool = True, teacher: str | None = None
+    ) -> None:
         if not is_packed(directory):
             raise CheckpointError(
                 f"{directory} is not packed: make what runs with `bipft-compress pack`."
             )
         self.directory = directory
         self.packed, _, record = load(directory)
+        record.teacher = teacher or record.teacher
         self.packed_bytes = (directory / WEIGHTS).stat().st_size
         self.original, self.described, trained = _original(directory, record)
         self._loaders: dict[str, tuple[str, str]] = {}

@@ -55,6 +55,8 @@ def write_artefact(
     save_file(packed, directory / WEIGHTS, metadata={"format": "pt"})
     write_config(directory, model, record.recipe, "packed")
     tokenizer.save_pretrained(directory)
+    if record.pipeline is not None:
+        record.pipeline.write(directory)
     record.tensors = digests(packed)
     record.files = list_files(directory)
     write_record(directory, record)

@@ -12,7 +12,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from bipft_compress.checkpoint.record import OLDEST_VERSION, RECORD, Record, read_version
 from bipft_compress.errors import CheckpointError
-from bipft_compress.loading import load_config, load_tokenizer
+from bipft_compress.loading import SentencePipeline, load_config, load_tokenizer, read_pipeline
+from bipft_compress.loading.sentence import MODULES
 
 CONFIG = "config.json"
 
@@ -39,6 +40,18 @@ def read_tokenizer(directory: Path, record: Record) -> PreTrainedTokenizerBase:
         tokenizer = load_tokenizer(listed, name=directory)
     tokenizer.name_or_path = str(directory)
     return tokenizer
+
+
+def read_listed_pipeline(directory: Path, record: Record) -> SentencePipeline | None:
+    """What sentence-transformers does around the encoder, after a check of all that is listed.
+
+    Raises:
+        CheckpointError: see `read_pipeline`; or a file is missing or was changed.
+    """
+    if record.files and MODULES not in record.files:
+        return None
+    with _listed(directory, record) as listed:
+        return read_pipeline(listed)
 
 
 def check_config(directory: Path, record: Record) -> None:

@@ -13,7 +13,7 @@ from bipft_compress.checkpoint import legacy
 from bipft_compress.checkpoint.artefact import read_record, read_tensors
 from bipft_compress.checkpoint.attach import attach
 from bipft_compress.checkpoint.header import read_header
-from bipft_compress.checkpoint.listed import read_config, read_tokenizer
+from bipft_compress.checkpoint.listed import read_config, read_listed_pipeline, read_tokenizer
 from bipft_compress.checkpoint.mark import read_recipe, unguard, unmark
 from bipft_compress.checkpoint.record import WEIGHTS, Record, read_version
 from bipft_compress.loading import model_from_config
@@ -47,6 +47,7 @@ def load_packed(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedToken
     del tensors
     if read_version(path) != legacy.VERSION:
         _forget_pages(model, path / WEIGHTS)
+    record.pipeline = read_listed_pipeline(path, record)
     return model, read_tokenizer(path, record), record
 
 
@@ -81,6 +82,7 @@ def unpack(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     swap(model, skeleton.recipe)
     state = unpack_state(tensors, skeleton.plan, model.state_dict())
     fill(model, state, path / WEIGHTS)
+    record.pipeline = read_listed_pipeline(path, record)
     attach(model, record, "training")
     return model.eval(), read_tokenizer(path, record), record
 

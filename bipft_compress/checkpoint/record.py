@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import json_digest, read_json, sha256, write_atomically
+from bipft_compress.loading.sentence import SentencePipeline
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.structure.swap import Decision
@@ -36,28 +37,32 @@ METADATA = "bipft_compress"
 class Record:
     """What is known about a binary checkpoint beside its weights; stored in `RECORD`."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    recipe: Recipe
+    recipe: Recipe = field(repr=False)
     teacher: str
     """Hub name or path of the full-precision original."""
-    decisions: list[Decision] = field(default_factory=list)
-    layer_errors: list[float] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list, repr=False)
+    layer_errors: list[float] = field(default_factory=list, repr=False)
     """Normalised squared error of the hidden states after each layer, before any training."""
-    knowledge: Knowledge = field(default_factory=Knowledge)
+    knowledge: Knowledge = field(default_factory=Knowledge, repr=False)
     """What each layer knows of a text, as measured last."""
-    training: list[dict[str, Any]] = field(default_factory=list)
+    training: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """Logged points of all training: step, tokens, loss and its terms, learning rate."""
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     quality: dict[str, Any] = field(default_factory=dict)
-    measured: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = field(default=None, repr=False)
     """Packed artefact: latency and size beside peers; see `reporting.Measured`."""
-    tensors: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, str] = field(default_factory=dict, repr=False)
     """Packed, or written by transformers: SHA-256 of each tensor's bytes, by its name there."""
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict, repr=False)
     """SHA-256 of each file that is read beside the weights, by its path in the directory."""
     weights_sha256: str = ""
     """Of the weights' file; written by `write_record`."""
+    card: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Licence, language and task of the original; see `loading.read_card`."""
+    pipeline: SkipValidation[SentencePipeline | None] = None
+    """What sentence-transformers does with the encoder's output; lies in files of its own."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -74,6 +79,7 @@ class Record:
             "tensors": self.tensors,
             "files": self.files,
             "weights_sha256": self.weights_sha256,
+            "card": self.card,
         }
 
     def add_training(self, points: list[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bipft_compress.checkpoint import legacy
 from bipft_compress.checkpoint.artefact import check_weights
 from bipft_compress.checkpoint.attach import attach
-from bipft_compress.checkpoint.listed import read_config, read_tokenizer
+from bipft_compress.checkpoint.listed import read_config, read_listed_pipeline, read_tokenizer
 from bipft_compress.checkpoint.mark import is_packed, unmark, write_config
 from bipft_compress.checkpoint.record import (
     WEIGHTS,
@@ -51,6 +51,8 @@ def save(
         write_config(work, model, record.recipe, "training")
         if tokenizer is not None:
             tokenizer.save_pretrained(work)
+        if record.pipeline is not None:
+            record.pipeline.write(work)
         record.files, record.tensors = list_files(work), {}
         write_record(work, record)
 
@@ -94,5 +96,6 @@ def load_trainable(
         model = model_from_config(config)
         swap(model, record.recipe)
     fill(model, state, path / WEIGHTS)
+    record.pipeline = read_listed_pipeline(path, record)
     attach(model, record, "training")
     return model.eval(), read_tokenizer(path, record), record

@@ -23,6 +23,7 @@ from bipft_compress.cli.options import (
     RankOption,
     RecipeOption,
     SeedOption,
+    TargetLatencyOption,
     TargetMemoryOption,
     TargetOperationsOption,
     TeacherOption,
@@ -38,6 +39,7 @@ def compress(
     calibration: CorpusOption = "builtin",
     target_operations: TargetOperationsOption = None,
     target_memory: TargetMemoryOption = None,
+    target_latency_ms: TargetLatencyOption = None,
     keep: KeepOption = None,
     data: Annotated[
         Path | None,
@@ -60,14 +62,18 @@ def compress(
     """
     from bipft_compress import jobs
     from bipft_compress.allocation import Targets
+    from bipft_compress.errors import UserError
     from bipft_compress.jobs.keep import Keep
     from bipft_compress.recipe import Recipe
 
     shown = set_up(quiet)
     chosen = Recipe.load(recipe).with_rank(rank)
-    targets = None
-    if target_operations is not None or target_memory is not None:
-        targets = Targets(target_operations, target_memory)
+    asked = (target_operations, target_memory, target_latency_ms)
+    if rank is not None and (keep is not None or asked != (None, None, None)):
+        raise UserError("--rank fixes what a target and --keep choose: leave one of them out.")
+    if data is not None and keep is None:
+        raise UserError("--data is what --keep is measured on: give --keep, or use evaluate.")
+    targets = None if asked == (None, None, None) else Targets(*asked)
     record = jobs.compress_checkpoint(
         checkpoint, chosen, out, calibration=calibration, targets=targets,
         keep=None if keep is None else Keep(keep, data), seed=seed, device=device,
@@ -88,6 +94,14 @@ def explore(
         Path | None,
         typer.Option(help="Sentence pairs to score each point on: sentence1, sentence2, score."),
     ] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            help="Figures of other systems to draw, of benchmarks/compare_embeddings.py; --data "
+            "then has the name of one of its sets.",
+            metavar="JSON",
+        ),
+    ] = None,
     budgets: Annotated[int, typer.Option(help="Points of the curve.", min=2)] = 8,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -103,8 +117,8 @@ def explore(
 
     set_up(True)
     curve = job(
-        checkpoint, Recipe.load(recipe), out, calibration=calibration, data=data, budgets=budgets,
-        seed=seed, device=device, overwrite=overwrite,
+        checkpoint, Recipe.load(recipe), out, calibration=calibration, data=data, beside=beside,
+        budgets=budgets, seed=seed, device=device, overwrite=overwrite,
     )  # fmt: skip
     shown = curve_table(curve)
     table = Table(*(Column(name, justify="right") for name in shown.header))

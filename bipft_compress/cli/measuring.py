@@ -23,6 +23,7 @@ from bipft_compress.cli.options import (
     RunnableArgument,
     TeacherOption,
     TextColumnOption,
+    known,
 )
 from bipft_compress.cli.shell import app, console, set_up
 from bipft_compress.errors import UserError
@@ -116,6 +117,7 @@ def benchmark(
     sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.", min=1)] = 128,
     threads: Annotated[int, typer.Option(help="Threads of every system.", min=1)] = 1,
     rounds: Annotated[int, typer.Option(help="Passes of each system, in turn.", min=1)] = 20,
+    teacher: TeacherOption = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Directory for the report, if not in DIR.", metavar="DIR"),
@@ -135,7 +137,7 @@ def benchmark(
 
     set_up(to_stderr=as_json)
     measured = jobs.benchmark_artefact(
-        directory, out, Setting(batch, sequence_length, threads, rounds)
+        directory, out, Setting(batch, sequence_length, threads, rounds), teacher
     )
     if as_json:
         print(measured.model_dump_json())
@@ -147,13 +149,22 @@ def benchmark(
 @app.command()
 def report(
     out: OutOption,
-    directory: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="A binary checkpoint, packed or not.")
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CHECKPOINT]",
+            help="A binary checkpoint, packed or not; or one in full precision, or its hub name: "
+            "what would be saved?",
+            callback=known,
+        ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A config.json instead of DIR: what would be saved?")
+        Path | None, typer.Option(help="A config.json instead: what would be saved?")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="With --config: shipped name or YAML.")] = "default",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Of what is not binary yet: shipped name or YAML; default if left out."),
+    ] = None,
     rank: RankOption = None,
     batch: Annotated[int, typer.Option(help="Sequences at a time.", min=1)] = 1,
     sequence_length: Annotated[
@@ -165,26 +176,30 @@ def report(
 ) -> None:
     """Write the report of operations and memory saved, as JSON, Markdown and HTML.
 
-    Examples: `bipft-compress report bert-binary --out bert-report` or, without weights,
-    `bipft-compress report --config bert-base.json --recipe default --rank 0 --out what-if`
+    Examples: `bipft-compress report bert-binary --out bert-report` or, of what was not made yet,
+    `bipft-compress report bert-base-uncased --recipe default --rank 0 --out what-if`
     """
     from bipft_compress import jobs
+    from bipft_compress.checkpoint.record import is_binary
     from bipft_compress.recipe import Recipe
     from bipft_compress.reporting import render_table
 
     set_up(to_stderr=as_json)
-    if (directory is None) == (config is None):
-        raise UserError("Give either DIR or --config: the one has weights, the other does not.")
-    if directory is not None:
-        if rank is not None:
-            raise UserError("--rank goes with --config: DIR has the ranks it was made with.")
+    source = checkpoint or config
+    if source is None or (checkpoint and config):
+        raise UserError("Give a checkpoint, or with --config a config.json.")
+    if is_binary(Path(source)):
+        if rank is not None or recipe is not None:
+            raise UserError(
+                f"--rank and --recipe go with what is not binary yet: {source} has those it was "
+                "made with."
+            )
         written = jobs.report_checkpoint(
-            directory, out, batch=batch, sequence_length=sequence_length, overwrite=overwrite
+            source, out, batch=batch, sequence_length=sequence_length, overwrite=overwrite
         )
     else:
-        assert config is not None
         written = jobs.report_config(
-            config, Recipe.load(recipe).with_rank(rank), out,
+            source, Recipe.load(recipe or "default").with_rank(rank), out,
             batch=batch, sequence_length=sequence_length, overwrite=overwrite,
         )  # fmt: skip
     if as_json:

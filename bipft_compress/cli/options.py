@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
+from bipft_compress.sources import check_source
+
+
+def known(source: str | None) -> str | None:
+    """Refuse a checkpoint that is not there before torch is imported, which takes seconds."""
+    if source is not None:
+        check_source(source)
+    return source
+
+
 CheckpointArgument = Annotated[
-    str, typer.Argument(metavar="CHECKPOINT", help="Hub name or local directory.")
+    str,
+    typer.Argument(metavar="CHECKPOINT", help="Hub name or local directory.", callback=known),
 ]
 BinaryArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="A binary checkpoint, from compress or pretrain.")
@@ -21,9 +32,10 @@ OutOption = Annotated[Path, typer.Option(help="New directory for the result.", m
 CorpusOption = Annotated[
     str,
     typer.Option(
-        help="A .txt, .jsonl or .parquet file, a directory of them, a hub data set name, or "
-        "'builtin' (text that comes with Python); or several with shares of the text: "
-        "wiki.parquet@0.3,captions.txt@0.7.",
+        help="A .txt, .jsonl, .csv or .parquet file (or .txt.gz and so on), a directory of them, a "
+        "hub data set as name:config:split, - for standard input, or 'builtin' (text that comes "
+        'with Python). A column other than "text" follows a #: reviews.csv#review. Several with '
+        "shares of the text: wiki.parquet@0.3,captions.txt@0.7.",
         metavar="TEXT",
     ),
 ]
@@ -40,6 +52,14 @@ TargetMemoryOption = Annotated[
     float | None,
     typer.Option(
         help="Choose the bits of every module for a file so many times smaller.", metavar="TIMES"
+    ),
+]
+TargetLatencyOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Choose the bits of every module so that the encoder's layers take no longer here, "
+        "for 128 tokens.",
+        metavar="MILLISECONDS",
     ),
 ]
 KeepOption = Annotated[
@@ -59,7 +79,11 @@ DeviceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TeacherOption = Annotated[
     str | None,
-    typer.Option(help="The full-precision original, if not where it was.", metavar="CHECKPOINT"),
+    typer.Option(
+        help="The full-precision original, if not where it was.",
+        metavar="CHECKPOINT",
+        callback=known,
+    ),
 ]
 TaskOption = Annotated[
     str,

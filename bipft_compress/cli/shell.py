@@ -9,8 +9,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -25,11 +27,27 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 # Brackets in a path or a record are no markup, and a number in it is no number.
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True, markup=False, highlight=False)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"bipft-compress {version('bipft-compress')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
 
 
 def set_up(quiet: bool = False, to_stderr: bool = False) -> Console:

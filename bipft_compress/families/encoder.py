@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from bipft_compress.errors import UnsupportedModelError
+from bipft_compress.errors import UnsupportedModelError, UserError
 from bipft_compress.families.family import Family
 from bipft_compress.families.table import FAMILIES
 from bipft_compress.nn.block import Block
@@ -123,6 +125,23 @@ def max_sequence_length(config: PretrainedConfig) -> int:
     return int(config.max_position_embeddings) - (config.pad_token_id + 1 if after else 0)
 
 
+def drop_pooler(model: PreTrainedModel) -> None:
+    """Take away the pooler of a bare encoder, and say so in its configuration.
+
+    Models with a head keep theirs, and so do those of classes that cannot do without.
+    """
+    bare: Any = model
+    if bare.base_model is bare and "add_pooling_layer" in inspect.signature(type(bare)).parameters:
+        bare.config.add_pooling_layer = False
+        bare.pooler = None
+
+
+def apply_pooling_layer(model: PreTrainedModel) -> None:
+    """`drop_pooler` where the configuration says so, which transformers does not read."""
+    if not getattr(model.config, "add_pooling_layer", True):
+        drop_pooler(model)
+
+
 def use_blocks(model: PreTrainedModel) -> Encoder:
     """Put a block into every encoder layer of `model`, in place; it computes what it did before.
 
@@ -139,6 +158,7 @@ def use_blocks(model: PreTrainedModel) -> Encoder:
         UnsupportedModelError: see `check_supported`; or modules are not where the family has them.
     """
     family, base = check_supported(model.config), _base(model)
+    apply_pooling_layer(model)
     layers = _layers(base, family)
     if not all(hasattr(layer, "block") for _, layer in layers):
         blocks = [_read(family, layer, base) for _, layer in layers]
@@ -149,6 +169,8 @@ def use_blocks(model: PreTrainedModel) -> Encoder:
             # No method: those of another class than the layer's cannot be pickled.
             layer.forward = partial(family.forward, layer)
         family.finish(base)
+        if _has_positions(base):
+            base.register_forward_pre_hook(_check_length, with_kwargs=True)
         if base._supports_sdpa:
             # Its masks are boolean, and none where there is no padding.
             model.config._attn_implementation = "sdpa"
@@ -156,6 +178,28 @@ def use_blocks(model: PreTrainedModel) -> Encoder:
         for part in {model, base}:
             part.set_attn_implementation = _keep_attention
     return describe(model)
+
+
+def _has_positions(base: Any) -> bool:
+    """Whether a table of positions ends where `max_sequence_length` says."""
+    tables = (module for module in base.modules() if isinstance(module, nn.Embedding))
+    return any(table.num_embeddings == base.config.max_position_embeddings for table in tables)
+
+
+def _check_length(base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Before a forward pass: torch would say that an index is out of range."""
+    ids: Tensor | None = args[0] if args else kwargs.get("input_ids")
+    if ids is None or ids.dim() != 2 or torch.compiler.is_compiling():
+        return
+    longest, length = max_sequence_length(base.config), ids.shape[1]
+    if length > longest and FAMILIES[base.config.model_type].positions_after_padding:
+        # Padding takes no position.
+        length = int((ids != base.config.pad_token_id).sum(1).max())
+    if length > longest:
+        raise UserError(
+            f"A sequence has {length} tokens, and this model positions for {longest}: cut it with "
+            f"tokenizer(..., truncation=True, max_length={longest})."
+        )
 
 
 def _refuse_attentions(base: Any, arguments: Any, named: dict[str, Any]) -> None:

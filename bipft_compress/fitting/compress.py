@@ -7,7 +7,6 @@ import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +25,7 @@ from bipft_compress.storage.plan import round_to_stored
 from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.structure.swap import Decision, on_meta, swap
 from bipft_compress.text.batches import calibration_batches, token_frequencies
-from bipft_compress.text.corpus import BUILTIN, read_documents
+from bipft_compress.text.corpus import BUILTIN, Corpus, describe_corpus, read_documents
 from bipft_compress.text.sequences import token_sequences
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ FREQUENCY_TOKENS = 1_000_000
 """Tokens of the calibration text whose frequencies are counted, where there are so many."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Compressed:
     """A binary model and how it came about."""
 
@@ -53,12 +52,18 @@ class Compressed:
     knowledge: Knowledge = field(default_factory=Knowledge)
     """What each layer knows of a text."""
 
+    def __repr__(self) -> str:
+        """Short: a notebook would print every module."""
+        swapped = sum(decision.action == "binary" for decision in self.decisions)
+        errors = " ".join(f"{error:.2f}" for error in self.layer_errors)
+        return f"Compressed({type(self.model).__name__}, {swapped} binary modules, errors {errors})"
+
 
 def compress(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
-    calibration: str | Path = BUILTIN,
+    calibration: Corpus = BUILTIN,
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -69,7 +74,8 @@ def compress(
         model: full-precision encoder, any head, in any type of floating point; not changed.
         tokenizer: of `model`.
         recipe: what becomes binary and where it starts.
-        calibration: text like that the model will see; see `read_documents`.
+        calibration: text like that the model will see: a list of texts, or the name of a corpus;
+            see `read_documents`.
         seed: of everything random.
         progress: called with the number of layers done and their total.
 
@@ -110,6 +116,7 @@ def compress_on(
         frequencies = token_frequencies(sequences, original.num_embeddings)
         fit_embedding(embedding, original.weight.detach(), frequencies, seed)
     fitted = first_tokens(sequences, choices.calibration_tokens)
+    _check_ranks(recipe, sum(map(len, fitted)))
     teacher = teacher_of(model)
     errors = initialise(
         student,
@@ -131,6 +138,21 @@ def compress_on(
     return Compressed(student, encoder, decisions, errors, knowledge)
 
 
+def _check_ranks(recipe: Recipe, tokens: int) -> None:
+    """Refuse a rank that so many tokens cannot tell from a smaller one."""
+    if recipe.initialisation.method != "regression":
+        return
+    ranks = recipe.estimators.ranks()
+    modules = {pattern: precision.rank or 0 for pattern, precision in recipe.modules.items()}
+    kind, rank = max((ranks | modules).items(), key=lambda item: item[1])
+    # Of n centred vectors at most n - 1 are independent.
+    if rank >= tokens:
+        raise CorpusError(
+            f"The calibration text has {tokens} tokens, too few for the rank of {kind}, {rank}: "
+            f"give more text, or a --rank below {tokens}."
+        )
+
+
 def first_tokens(sequences: list[list[int]], tokens: int) -> list[list[int]]:
     """The first sequences that hold no more than `tokens` together; at least one."""
     lengths = itertools.accumulate(map(len, sequences))
@@ -141,7 +163,7 @@ def first_tokens(sequences: list[list[int]], tokens: int) -> list[list[int]]:
 def calibration_sequences(
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
-    calibration: str | Path,
+    calibration: Corpus,
     model: PreTrainedModel,
     tokens: int | None = None,
 ) -> list[list[int]]:
@@ -165,5 +187,7 @@ def calibration_sequences(
         if seen >= tokens:
             break
     if not cut:
-        raise CorpusError(f"{calibration} holds no sequence of at least 4 tokens to calibrate on.")
+        raise CorpusError(
+            f"{describe_corpus(calibration)} hold no sequence of at least 4 tokens to calibrate on."
+        )
     return cut

@@ -23,7 +23,9 @@ def exact(x: Tensor) -> Tensor:
 class LinearMoments:
     """Moments of a binary linear layer's input x, its codes b, and the wanted output y.
 
-    Accumulated in fp32 per batch and summed in fp64.
+    Each chunk is centred by its own means before its products are taken, and chunks are joined by
+    the distance of their means (Chan, Golub and LeVeque 1979): no small difference of large sums
+    is ever taken, so that no variance comes out negative. Products are in fp32, sums in fp64.
 
     Args:
         in_features: width of x and b.
@@ -48,7 +50,6 @@ class LinearMoments:
         self.x, self.b, self.y, self.yy = zeros(n), zeros(n), zeros(m), zeros(m)
         self.xx, self.bb, self.bx = zeros(n, n), zeros(n, n), zeros(n, n)
         self.yx, self.yb = zeros(m, n), zeros(m, n)
-        self.origin_x, self.origin_y = zeros(n), zeros(m)
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def update(self, x: Tensor, b: Tensor, y: Tensor) -> None:
@@ -63,43 +64,45 @@ class LinearMoments:
             return
         x, b, y = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting.clear()
-        if not self.count:
-            # Sums of squares minus squares of sums lose what is small beside the means: take these
-            # off first, near enough.
-            self.origin_x, self.origin_y = exact(x.mean(0)), exact(y.mean(0))
-        x, y = x - self.origin_x.to(x), y - self.origin_y.to(y)
-        self.count += len(x)
-        self.x += exact(x.sum(0))
-        self.b += exact(b.sum(0))
-        self.y += exact(y.sum(0))
-        self.yy += exact(y.square().sum(0))
-        self.bb += exact(b.T @ b)
-        self.yb += exact(y.T @ b)
+        before, tokens = self.count, len(x)
+        self.count += tokens
+        (x, mean_x), (b, mean_b), (y, mean_y) = _centre(x), _centre(b), _centre(y)
+        step_x, step_b, step_y = mean_x - self.x, mean_b - self.b, mean_y - self.y
+        # Of the distance of two means, in the squares around their common one.
+        weight = before * tokens / self.count
+        self.yy += exact(y.square().sum(0)) + weight * step_y.square()
+        self.bb += exact(b.T @ b) + weight * torch.outer(step_b, step_b)
+        self.yb += exact(y.T @ b) + weight * torch.outer(step_y, step_b)
         if self.of_inputs:
-            self.xx += exact(x.T @ x)
-            self.bx += exact(b.T @ x)
-            self.yx += exact(y.T @ x)
+            self.xx += exact(x.T @ x) + weight * torch.outer(step_x, step_x)
+            self.bx += exact(b.T @ x) + weight * torch.outer(step_b, step_x)
+            self.yx += exact(y.T @ x) + weight * torch.outer(step_y, step_x)
+        for mean, step in ((self.x, step_x), (self.b, step_b), (self.y, step_y)):
+            mean += step * (tokens / self.count)
 
     def centred(self) -> Covariances:
         """Covariances of everything gathered so far."""
         self._flush()
         n = self.count
-        x, b, y = self.x / n, self.b / n, self.y / n
-
-        def of_inputs(sums: Tensor, mean: Tensor) -> Tensor:
-            return sums / n - torch.outer(mean, x) if self.of_inputs else sums
-
         return Covariances(
-            mean_x=x + self.origin_x,
-            mean_b=b,
-            mean_y=y + self.origin_y,
-            xx=of_inputs(self.xx, x),
-            bb=self.bb / n - torch.outer(b, b),
-            bx=of_inputs(self.bx, b),
-            yx=of_inputs(self.yx, y),
-            yb=self.yb / n - torch.outer(y, b),
-            yy=self.yy / n - y * y,
+            mean_x=self.x.clone(),
+            mean_b=self.b.clone(),
+            mean_y=self.y.clone(),
+            xx=self.xx / n,
+            bb=self.bb / n,
+            bx=self.bx / n,
+            yx=self.yx / n,
+            yb=self.yb / n,
+            yy=self.yy / n,
         )
+
+
+def _centre(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows less their mean, and the mean in fp64: of one that is near enough, and what it lacks."""
+    near = x.mean(0)
+    x = x - near
+    rest = x.mean(0)
+    return x - rest, exact(near) + exact(rest)
 
 
 @dataclass(frozen=True)

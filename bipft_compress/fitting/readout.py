@@ -126,7 +126,8 @@ def _fit(readout: Readout, features: Tensor, missing: Tensor) -> bool:
     if left >= float(missing[held_out].square().sum()):
         logger.info("readout left at zero: %d texts are too few for its rank", len(features))
         return False
-    _store(readout, exact(features), exact(missing), ridge)
+    # Those held out stay so: what is said of the readout is measured on them.
+    _store(readout, exact(features[~held_out]), exact(missing[~held_out]), ridge)
     return True
 
 

@@ -59,14 +59,24 @@ def reduced_rank_regression(
     """
     if rank == 0:
         return yx.new_zeros(len(yx), 0), yx.new_zeros(0, len(xx))
-    ridge = damping * xx.diagonal().mean() + _TINY
-    lower = torch.linalg.cholesky(xx + ridge * torch.eye(len(xx)).to(xx))
+    lower = _damped_root(xx, damping)
     # M C^(1/2) for C = L L^T is D L^-T; any square root gives the same left singular vectors.
     whitened = torch.linalg.solve_triangular(lower, yx.T, upper=False).T
     left, values, right = _leading_singular_vectors(whitened, rank)
     root = values.sqrt()
     down = torch.linalg.solve_triangular(lower.T, right.T, upper=True).T
     return left * root, down * root.unsqueeze(1)
+
+
+def _damped_root(xx: Tensor, damping: float) -> Tensor:
+    """Lower triangular L with L L^T = C + ridge: as little more as rounding makes necessary."""
+    eye, ridge = torch.eye(len(xx)).to(xx), damping * xx.diagonal().mean() + _TINY
+    while True:
+        lower, failed = torch.linalg.cholesky_ex(xx + ridge * eye)
+        if not failed or not torch.isfinite(ridge):
+            root: Tensor = lower
+            return root
+        ridge = 10 * ridge
 
 
 def _leading_singular_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

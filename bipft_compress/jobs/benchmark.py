@@ -12,7 +12,10 @@ from bipft_compress.reporting import Measured
 
 
 def benchmark_artefact(
-    directory: str | Path, out: str | Path | None = None, setting: Setting | None = None
+    directory: str | Path,
+    out: str | Path | None = None,
+    setting: Setting | None = None,
+    teacher: str | None = None,
 ) -> Measured:
     """Measure a packed artefact beside the peers that are installed.
 
@@ -22,12 +25,13 @@ def benchmark_artefact(
         directory: of the artefact.
         out: where the report goes; None for the artefact itself.
         setting: what is run; see `Setting`.
+        teacher: the original, whose weights peers run; see `Bench`.
 
     Raises:
         UserError: the artefact or the setting is at fault.
     """
     root = Path(directory)
-    measured = Bench(root).measure(setting or Setting())
+    measured = Bench(root, teacher=teacher).measure(setting or Setting())
     record = Record.read(root)
     record.measured = measured.model_dump(mode="json")
     record.provenance = provenance(record.provenance, "benchmark")

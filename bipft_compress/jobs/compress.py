@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,15 +12,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bipft_compress import checkpoint, loading
-from bipft_compress.allocation import Allocator, Targets
+from bipft_compress.allocation import Allocator, Targets, check_recipe
+from bipft_compress.checkpoint.identity import checkpoint_identity
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import UserError
-from bipft_compress.files import claim_output
+from bipft_compress.families import describe
+from bipft_compress.files import claim_output, content_digest, hidden_path
 from bipft_compress.fitting.compress import Compressed, compress, compress_on
-from bipft_compress.jobs.keep import Keep, compress_keeping
+from bipft_compress.jobs.identity import corpus_identity
+from bipft_compress.jobs.keep import Keep, Tries, compress_keeping
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
+from bipft_compress.structure.unused import without_unused
 from bipft_compress.text.corpus import BUILTIN
 from bipft_compress.training.progress import progress_bar
 
@@ -46,35 +51,55 @@ def compress_checkpoint(
 
     With `targets`, the bits of every module and of the word embeddings are chosen to reach them,
     instead of the recipe's: see `Allocator`. With `keep`, they are the cheapest that keep enough:
-    see `compress_keeping`. The record holds the recipe with what was chosen.
+    see `compress_keeping`; killed and run again, it goes on where it stopped. The record holds the
+    recipe with what was chosen.
 
     Raises:
         UserError: the checkpoint, the recipe, the text or the output directory is at fault.
     """
     if keep is not None and targets is not None:
         raise UserError("Give a target or what to keep, not both: each chooses the bits.")
+    if keep is not None or targets is not None:
+        check_recipe(recipe)  # before a model is loaded
     with claim_output(out, overwrite, [source, calibration]) as target:
         chosen = choose_device(device)
         model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
+        pipeline = loading.read_pipeline(source)
+        if pipeline is not None:
+            longest = min(tokenizer.model_max_length, pipeline.max_length or math.inf)
+            tokenizer.model_max_length = int(longest)
+            if pipeline.first_token:
+                pooled = recipe.readout.model_copy(update={"pooling": "first"})
+                recipe = recipe.model_copy(update={"readout": pooled})
+            if not recipe.kept.unused:
+                model = without_unused(model, int(longest))
         model.to(chosen)  # type: ignore[arg-type]
         if calibration == BUILTIN:
             logger.info(
                 "calibrating on text that comes with Python: give --calibration with text like "
                 "yours for a better start"
             )
+        tries: Tries | None = None
+        quality: dict[str, dict[str, float | str]] = {}
         if keep is not None:
-            allocation, compressed = compress_keeping(
-                model, tokenizer, recipe, calibration, keep, seed=seed
-            )
-            recipe = allocation.recipe
+            identity = {
+                "checkpoint": checkpoint_identity(source),
+                "calibration": corpus_identity(calibration),
+                "recipe": recipe.model_dump(mode="json"),
+                "data": None if keep.data is None else content_digest(keep.data),
+                "seed": seed,
+            }
+            tries = Tries(hidden_path(target, "tries"), identity)
+            kept = compress_keeping(model, tokenizer, recipe, calibration, keep, tries, seed=seed)
+            recipe, compressed, quality = kept.allocation.recipe, kept.compressed, kept.quality
         elif targets is not None:
             allocator, recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
             # The same text, read once.
             fit = partial(compress_on, model, recipe, allocator.sequences, seed=seed)
-            compressed = _with_progress(fit, console)
+            compressed = _with_progress(fit, model, console)
         else:
             fit = partial(compress, model, tokenizer, recipe, calibration, seed=seed)
-            compressed = _with_progress(fit, console)
+            compressed = _with_progress(fit, model, console)
         path = Path(source)
         record = Record(
             recipe=recipe,
@@ -82,9 +107,14 @@ def compress_checkpoint(
             decisions=compressed.decisions,
             layer_errors=compressed.layer_errors,
             knowledge=compressed.knowledge,
-            provenance=provenance({}, "compress", seed=seed, calibration=str(calibration)),
+            quality=quality,
+            provenance=provenance({}, "compress", seed=seed, calibration=calibration),
+            card=loading.read_card(source),
+            pipeline=pipeline,
         )
         checkpoint.save(target, compressed.model, tokenizer, record, overwrite)
+        if tries is not None:
+            tries.discard()
     return record
 
 
@@ -106,10 +136,12 @@ def _choose_bits(
     return allocator, allocation.recipe
 
 
-def _with_progress(fit: Callable[..., Compressed], console: Console | None) -> Compressed:
+def _with_progress(
+    fit: Callable[..., Compressed], model: PreTrainedModel, console: Console | None
+) -> Compressed:
     """Call `fit` with a progress bar, or a line for each layer where there is no terminal."""
     with progress_bar(console or Console(quiet=True), "layers") as bar:
-        task = bar.add_task("fitting", total=None, note="")
+        task = bar.add_task("fitting", total=len(describe(model).calls), note="")
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bipft_compress import loading
 from bipft_compress.checkpoint import load
 from bipft_compress.checkpoint.record import is_binary, write_record
 from bipft_compress.device import choose_device
+from bipft_compress.jobs.original import load_original
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.classify import score, scores
 from bipft_compress.tasks.embedding import EmbeddingTask
@@ -44,7 +44,7 @@ def evaluate_sts(
     """
     pairs = SentencePairs.read(data)
     student, tokenizer, record = load(directory)
-    original, _ = loading.load_pretrained(teacher or record.teacher)
+    original, _ = load_original(record, teacher)
     chosen = choose_device(device)
     for model in (student, original):
         model.to(chosen)  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def evaluate_embeddings(
         UserError: the checkpoint or the original is at fault.
     """
     student, tokenizer, record = load(directory)
-    original, _ = loading.load_pretrained(teacher or record.teacher)
+    original, _ = load_original(record, teacher)
     chosen = choose_device(device)
     values = {}
     for name, model in (("full_precision", original), ("compressed", student)):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from bipft_compress import loading
 from bipft_compress.allocation import Allocation, Allocator, Targets
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import UserError
-from bipft_compress.files import atomic_directory, claim_output, write_atomically
+from bipft_compress.files import atomic_directory, claim_output, read_json, write_atomically
 from bipft_compress.fitting.compress import compress_on
 from bipft_compress.jobs.keep import COMPARED_SENTENCES, first_sentences
 from bipft_compress.provenance import provenance
@@ -17,6 +18,7 @@ from bipft_compress.recipe import Recipe
 from bipft_compress.reporting.curve import (
     Curve,
     CurvePoint,
+    Peer,
     render_curve_html,
     render_curve_markdown,
 )
@@ -28,6 +30,9 @@ logger = logging.getLogger("bipft_compress")
 EXPLORED_TOKENS = 8192
 """Calibration tokens of a point: they show the curve's shape."""
 
+READ_TOKENS = 16384
+"""Tokens that a point's readout is fitted to."""
+
 
 def explore(
     source: str | Path,
@@ -36,6 +41,7 @@ def explore(
     *,
     calibration: str | Path = BUILTIN,
     data: str | Path | None = None,
+    beside: str | Path | None = None,
     budgets: int = 8,
     seed: int = 0,
     device: str = AUTO,
@@ -52,6 +58,8 @@ def explore(
         out: new directory.
         calibration: text like that the model will see.
         data: sentence pairs to score each point on: see `SentencePairs.read`; None for none.
+        beside: figures of other systems, of ``benchmarks/compare_embeddings.py``; those on a set of
+            the name of `data` are drawn beside the curve.
         budgets: how many points, at least 2.
         seed: of everything random.
         device: see `choose_device`.
@@ -63,6 +71,7 @@ def explore(
     if budgets < 2:
         raise UserError(f"--budgets {budgets} is not valid: a curve has 2 points or more.")
     pairs = None if data is None else SentencePairs.read(data)
+    peers = [] if beside is None else read_peers(Path(beside), data)
     with claim_output(out, overwrite, [source, calibration, data]) as target:
         model, tokenizer = loading.load_pretrained(source)
         model.to(choose_device(device))  # type: ignore[arg-type]
@@ -70,7 +79,8 @@ def explore(
             update={
                 "initialisation": recipe.initialisation.model_copy(
                     update={"calibration_tokens": EXPLORED_TOKENS, "layer_epochs": 0}
-                )
+                ),
+                "readout": recipe.readout.model_copy(update={"tokens": READ_TOKENS}),
             }
         )
         logger.info("measuring what the bits of each module are worth")
@@ -87,6 +97,7 @@ def explore(
                     error=student.layer_errors[-1],
                     likeness=likeness(student.model, model, tokenizer, sentences).cosine,
                     score=None if pairs is None else spearman(student.model, tokenizer, pairs),
+                    latency_ms=allocator.latency_ms(allocation.recipe),
                     command=_command(source, calibration, targets),
                 )
             )
@@ -95,7 +106,8 @@ def explore(
             checkpoint="/".join(Path(source).parts[-2:]),
             score=None if pairs is None else spearman(model, tokenizer, pairs),
             points=points,
-            provenance=provenance({}, "explore", seed=seed, calibration=str(calibration)),
+            peers=peers,
+            provenance=provenance({}, "explore", seed=seed, calibration=calibration),
         )
         texts = {
             "curve.json": curve.model_dump_json(indent=2) + "\n",
@@ -106,6 +118,29 @@ def explore(
             for name, text in texts.items():
                 write_atomically(work / name, text)
     return curve
+
+
+def read_peers(figures: Path, data: str | Path | None) -> list[Peer]:
+    """Systems that were measured on a set: all but full precision, and our own.
+
+    Raises:
+        UserError: no figures of that set.
+    """
+    measure = None if data is None else f"sts_spearman_{Path(data).stem}"
+    rows: Any = read_json(figures).get("rows")
+    try:
+        whole = max(row["bytes"] for row in rows.values())
+        peers = [
+            Peer(name=name, memory=whole / row["bytes"], score=row["scores"][measure])
+            for name, row in rows.items()
+            if row["bytes"] < whole and not name.startswith("this package")
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{figures} has no scores on {data}: give figures of compare_embeddings.py, and the "
+            "sentence pairs of --data under the name that the set has there."
+        ) from None
+    return peers
 
 
 def _command(source: str | Path, calibration: str | Path, targets: Targets) -> str:

@@ -149,12 +149,15 @@ def finetune(
             {} if start.record is None else start.record.provenance,
             "finetune",
             task=task.name,
-            data=str(chosen.data),
-            teacher=None if teacher is None else str(teacher),
+            data=chosen.data,
+            teacher=teacher,
             seed=args.seed,
         )
         if student.record is not None:
             student.record.provenance = origin
+            if not student.by_cosine:
+                # It puts out logits: there is no embedding any more.
+                student.record.pipeline = None
             # What was measured before was measured on other weights.
             student.record.quality = scores(task, metrics, teacher_metrics)
         # Of several processes (accelerate launch) one writes, and the others wait for it.

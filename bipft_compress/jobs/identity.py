@@ -9,7 +9,8 @@ from typing import Any
 from bipft_compress.checkpoint.identity import checkpoint_identity
 from bipft_compress.errors import TrainingError
 from bipft_compress.files import content_digest
-from bipft_compress.text.corpus import BUILTIN, corpus_fingerprint
+from bipft_compress.text.corpus import BUILTIN, corpus_fingerprint, locate
+from bipft_compress.text.readers import COLUMN
 
 
 def corpus_identity(source: str | Path) -> str:
@@ -18,9 +19,11 @@ def corpus_identity(source: str | Path) -> str:
     Raises:
         UserError: a file cannot be read.
     """
-    if source != BUILTIN and os.path.exists(source):
-        return content_digest(Path(source))
-    return corpus_fingerprint(source)
+    path, column = locate(str(source))
+    if path == BUILTIN or not os.path.exists(path):
+        return corpus_fingerprint(source)
+    digest = content_digest(Path(path))
+    return digest if column == COLUMN else f"{digest}#{column}"
 
 
 def training_identity(student: str | Path, teacher: str | Path | None) -> dict[str, Any]:

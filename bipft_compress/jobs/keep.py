@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bipft_compress.allocation import Allocation, Allocator
 from bipft_compress.errors import UserError
+from bipft_compress.files import read_json, write_atomically
 from bipft_compress.fitting.compress import Compressed, compress_on
 from bipft_compress.recipe import Recipe
 from bipft_compress.tasks.sts import SentencePairs, likeness, spearman
@@ -75,46 +77,124 @@ def first_sentences(text: str | Path, count: int) -> list[str]:
     return sentences[:count]
 
 
+@dataclass(frozen=True)
+class Try:
+    """One point of the search, and what it kept."""
+
+    step: int
+    operations: float
+    memory: float
+    quality: float
+
+
+class Tries:
+    """What a search has tried, in a file that a killed one leaves to the next.
+
+    Args:
+        file: where it is kept.
+        identity: of all that goes into the search; tries of another are not used.
+    """
+
+    def __init__(self, file: Path, identity: dict[str, Any]) -> None:
+        self._file, self._identity = file, identity
+        self.done: dict[int, Try] = {}
+        if file.is_file():
+            values = read_json(file)
+            # As it was written: a tuple is a list there.
+            if values.get("identity") == json.loads(json.dumps(identity)):
+                self.done = {one["step"]: Try(**one) for one in values["tries"]}
+                logger.info("going on after %d tries of a run that was stopped", len(self.done))
+
+    def add(self, one: Try) -> None:
+        """Keep one more."""
+        self.done[one.step] = one
+        tries = [asdict(done) for done in self.done.values()]
+        write_atomically(self._file, json.dumps({"identity": self._identity, "tries": tries}))
+
+    def discard(self) -> None:
+        """Remove the file: the search is over."""
+        self._file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The model that a search ends with.
+
+    Attributes:
+        allocation: its bits.
+        compressed: the model.
+        quality: name of the measure to its scores, as in a report, with every try.
+    """
+
+    allocation: Allocation
+    compressed: Compressed
+    quality: dict[str, dict[str, float | str]]
+
+
 def compress_keeping(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
     calibration: str | Path,
     keep: Keep,
+    tries: Tries,
     *,
     seed: int = 0,
-) -> tuple[Allocation, Compressed]:
+) -> Kept:
     """Compress to the cheapest of `STEPS` budgets that keeps enough, found by halving.
 
     Raises:
         UserError: not even the finest bits keep so much; or see `Allocator` and `compress`.
     """
     measure = keep.measure(model, tokenizer, calibration)
-    required = keep.share * measure(model)
+    original = measure(model)
+    required = keep.share * original
     allocator = Allocator(model, tokenizer, recipe, calibration)
     ladder = allocator.ladder(STEPS)
-    best: tuple[Allocation, Compressed] | None = None
-    quality = 0.0
-    # Below `low` too little is kept; `high` keeps enough, or is beyond the finest.
-    low, high = 0, STEPS
-    while low < high:
-        # The finest first: where it does not do, nothing else has to be tried.
-        step = STEPS - 1 if best is None and low == 0 else (low + high) // 2
-        allocation = allocator.allocate(ladder[step])
-        compressed = compress_on(model, allocation.recipe, allocator.sequences, seed=seed)
-        quality = measure(compressed.model)
-        logger.info(
-            "%.1f times fewer operations, %.1f times smaller: keeps %.4f, %.4f wanted",
-            allocation.operations, allocation.memory, quality, required,
-        )  # fmt: skip
-        if quality >= required:
-            best, high = (allocation, compressed), step
-        else:
-            low = step + 1
-    if best is None:
+    made: dict[int, tuple[Allocation, Compressed]] = {}
+
+    def make(step: int) -> tuple[Allocation, Compressed]:
+        if step not in made:
+            made.clear()  # one model in memory is enough
+            allocation = allocator.allocate(ladder[step])
+            student = compress_on(model, allocation.recipe, allocator.sequences, seed=seed)
+            made[step] = allocation, student
+        return made[step]
+
+    def quality(step: int) -> float:
+        if step not in tries.done:
+            allocation, student = make(step)
+            kept = measure(student.model)
+            tries.add(Try(step, allocation.operations, allocation.memory, kept))
+            logger.info(
+                "%.1f times fewer operations, %.1f times smaller: keeps %.4f, %.4f wanted",
+                allocation.operations, allocation.memory, kept, required,
+            )  # fmt: skip
+        return tries.done[step].quality
+
+    # The finest first: where it does not do, nothing else has to be tried.
+    finest = quality(STEPS - 1)
+    if finest < required:
+        tries.discard()
         raise UserError(
             f"--keep {keep.share} cannot be reached by this recipe: the finest bits keep "
-            f"{quality:.4f} where {required:.4f} is needed. Ask for less, calibrate on more text "
+            f"{finest:.4f} where {required:.4f} is needed. Ask for less, calibrate on more text "
             "like yours, or raise `kept` in the recipe."
         )
-    return best
+    # Below `low` too little is kept; `high` keeps enough.
+    low, high = 0, STEPS - 1
+    while low < high:
+        step = (low + high) // 2
+        low, high = (low, step) if quality(step) >= required else (step + 1, high)
+    name = "kept_likeness" if keep.data is None else "kept_sts_spearman"
+    scores: dict[str, float | str] = {
+        "full_precision": original,
+        "compressed": quality(high),
+        "wanted": required,
+    }
+    for number, one in enumerate(tries.done.values(), 1):
+        scores[f"try_{number}"] = (
+            f"{one.quality:.4f} at {one.operations:.1f} times fewer operations and "
+            f"{one.memory:.1f} times smaller"
+        )
+    return Kept(*make(high), {name: scores})

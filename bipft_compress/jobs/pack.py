@@ -8,15 +8,23 @@ from pathlib import Path
 from bipft_compress import checkpoint
 from bipft_compress.checkpoint.artefact import write_artefact
 from bipft_compress.checkpoint.record import WEIGHTS
+from bipft_compress.counting.memory import FULL_BYTES
 from bipft_compress.families import describe
-from bipft_compress.files import atomic_directory, claim_output
+from bipft_compress.files import atomic_directory, claim_output, write_atomically
+from bipft_compress.jobs.original import published_name
 from bipft_compress.jobs.report import write_checkpoint_report
+from bipft_compress.loading.card import CARD
 from bipft_compress.provenance import provenance
+from bipft_compress.reporting.card import render_card
+from bipft_compress.sources import is_path
 
 
 @dataclass(frozen=True)
 class PackedSize:
-    """Bytes of a model's weights in full precision, and of the packed file with its header."""
+    """Bytes of a model's weights in full precision, and of the packed files with their headers.
+
+    The modules of sentence-transformers, such as a dense layer, count on both sides.
+    """
 
     full_precision_bytes: int
     packed_bytes: int
@@ -29,7 +37,7 @@ class PackedSize:
 def pack_checkpoint(
     directory: str | Path, out: str | Path, *, overwrite: bool = False
 ) -> PackedSize:
-    """Pack a binary checkpoint to bits, its report beside it, in a new directory.
+    """Pack a binary checkpoint to bits, its report and model card beside it, in a new directory.
 
     Raises:
         UserError: the checkpoint or the output directory is at fault.
@@ -37,8 +45,22 @@ def pack_checkpoint(
     with claim_output(out, overwrite, [directory]) as target:
         model, tokenizer, record = checkpoint.load_trainable(directory)
         record.provenance = provenance(record.provenance, "pack")
+        # Whoever fetches the artefact has no such directory.
+        record.teacher = published_name(record.teacher)
         with atomic_directory(target, overwrite) as work:
             write_artefact(work, model, describe(model), tokenizer, record)
             report = write_checkpoint_report(work, work)
-            packed = (work / WEIGHTS).stat().st_size
-    return PackedSize(report.memory.full_precision_bytes, packed)
+            card = render_card(
+                report,
+                target.name,
+                # What is left a path is not on the hub.
+                base_model=None if is_path(record.teacher) else record.teacher,
+                original=record.card,
+                pooled=record.pipeline is not None and record.pipeline.modules != (),
+            )
+            write_atomically(work / CARD, card)
+            packed = sum(file.stat().st_size for file in work.rglob(WEIGHTS))
+    full = report.memory.full_precision_bytes
+    if record.pipeline is not None:
+        full += FULL_BYTES * record.pipeline.parameters
+    return PackedSize(full, packed)

@@ -20,6 +20,7 @@ from bipft_compress.fitting.compress import calibration_sequences, first_tokens
 from bipft_compress.fitting.precision import change_precision
 from bipft_compress.fitting.readout import fit_readout
 from bipft_compress.jobs.identity import corpus_identity, training_identity
+from bipft_compress.jobs.original import telling_of_teacher
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.storage.plan import round_to_stored
@@ -71,7 +72,9 @@ def pretrain(
         guide = teacher or record.teacher
         check_output(target, True, [guide])
         chosen = recipe or record.recipe
-        identity = training_identity(directory, guide) | {"corpus": corpus_identity(corpus)}
+        with telling_of_teacher(teacher):
+            identity = training_identity(directory, guide)
+        identity |= {"corpus": corpus_identity(corpus)}
         if chosen.schedule:
             _pretrain_in_stages(
                 directory, corpus, work, chosen, identity, teacher=teacher, steps=steps,

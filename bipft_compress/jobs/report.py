@@ -93,15 +93,23 @@ def report_config(
     sequence_length: int | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Write the report of what a recipe would save, from a ``config.json`` alone.
+    """Write the report of what a recipe would save, from a configuration alone.
+
+    Args:
+        config: a ``config.json``, a full-precision checkpoint or its hub name; of the last two the
+            encoder is counted.
+        recipe: choices of the compression.
+        out: a new directory for the report.
+        batch: sequences of a forward pass.
+        sequence_length: tokens of each.
+        overwrite: replace what is in `out`.
 
     Raises:
         UserError: the configuration, the recipe or the output directory is at fault.
     """
     with claim_output(out, overwrite) as target:
-        if not Path(config).exists():
-            raise CheckpointError(f"There is no file {config}: give the path of a config.json.")
-        run = RunFacts(checkpoint=Path(config).name, provenance=provenance({}, "report"))
+        name = Path(config).resolve().name if Path(config).exists() else str(config)
+        run = RunFacts(checkpoint=name, provenance=provenance({}, "report"))
         architecture = loading.load_config(config)
         length = sequence_length or _usual_length(architecture)
         # What a schedule ends with: that is what will run.

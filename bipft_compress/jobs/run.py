@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from bipft_compress.jobs.report import report_checkpoint
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import Report
 from bipft_compress.training.workspace import RUN, discard_unfinished, unfinished
+
+logger = logging.getLogger("bipft_compress")
 
 
 def run(
@@ -66,11 +69,13 @@ def run(
             root / name for name in ("compressed", "pretrained", "report")
         )
         if not (compressed / RECORD).is_file():
+            logger.info("stage 1 of 4: compress")
             compress_checkpoint(
                 source, recipe, compressed,
                 calibration=corpus, seed=seed, device=device, console=console,
             )  # fmt: skip
         if not (pretrained / RECORD).is_file():
+            logger.info("stage 2 of 4: pretrain")
             resume = unfinished(pretrained)
             pretrain(
                 compressed, corpus, pretrained,
@@ -80,7 +85,9 @@ def run(
         discard_unfinished(pretrained)
         if data is not None:
             evaluate_sts(pretrained, data, device=device)
+        logger.info("stage 3 of 4: pack")
         pack_checkpoint(pretrained, root / "packed", overwrite=True)
+        logger.info("stage 4 of 4: report")
         return report_checkpoint(pretrained, report, overwrite=True)
 
 

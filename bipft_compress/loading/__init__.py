@@ -3,18 +3,23 @@
 Knows nothing of binarization. Nothing that is read can run code.
 """
 
+from bipft_compress.loading.card import read_card
 from bipft_compress.loading.claims import configuration_faults
 from bipft_compress.loading.configuration import load_config, model_from_config
 from bipft_compress.loading.pretrained import load_pretrained
+from bipft_compress.loading.sentence import SentencePipeline, read_pipeline
 from bipft_compress.loading.state import load_state, state_to_save
 from bipft_compress.loading.tokenizer import load_tokenizer
 
 __all__ = [
+    "SentencePipeline",
     "configuration_faults",
     "load_config",
     "load_pretrained",
     "load_state",
     "load_tokenizer",
     "model_from_config",
+    "read_card",
+    "read_pipeline",
     "state_to_save",
 ]

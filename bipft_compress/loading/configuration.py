@@ -12,9 +12,10 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from bipft_compress.errors import CheckpointError, UnsupportedModelError, first_line
-from bipft_compress.families import check_supported
+from bipft_compress.families import apply_pooling_layer, check_supported
 from bipft_compress.files import read_json
 from bipft_compress.loading.claims import check_claims, configuration_faults
+from bipft_compress.sources import check_source
 
 logger = logging.getLogger("bipft_compress")
 
@@ -47,6 +48,7 @@ def load_config(checkpoint: str | Path, *, name: str | Path | None = None) -> Pr
                 f"{shown.parent} has no config.json: it is not a Hugging Face checkpoint."
             )
     local = file.exists()
+    check_source(checkpoint)
     try:
         values = read_json(file) if local else PretrainedConfig.get_config_dict(checkpoint)[0]
         check_claims(values, shown)
@@ -178,5 +180,6 @@ def model_from_config(config: PretrainedConfig) -> PreTrainedModel:
     chosen: Any = model_class(config)
     with configuration_faults(config.name_or_path or "this checkpoint"):
         model: PreTrainedModel = chosen._from_config(config, attn_implementation="eager")
+    apply_pooling_layer(model)
     model.eval()
     return model

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bipft_compress.errors import CheckpointError, first_line
-from bipft_compress.families import describe, head_parameters
+from bipft_compress.families import describe, drop_pooler, head_parameters
 from bipft_compress.loading.checksums import FINE_TUNED, read_fine_tuned
 from bipft_compress.loading.claims import check_layers, check_numbers, configuration_faults
 from bipft_compress.loading.configuration import (
@@ -21,7 +21,7 @@ from bipft_compress.loading.configuration import (
     mlm_class,
     model_class,
 )
-from bipft_compress.loading.tokenizer import load_tokenizer
+from bipft_compress.loading.tokenizer import fit_tokenizer, load_tokenizer
 from bipft_compress.loading.weights import fetch, read_weights
 
 logger = logging.getLogger("bipft_compress")
@@ -73,7 +73,9 @@ def load_pretrained(
     if missing:
         _check_missing(checkpoint, model, missing, fresh_head=fresh)
     _check_finite(checkpoint, model)
-    return model.eval(), load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
+    fit_tokenizer(tokenizer, model, checkpoint)
+    return model.eval(), tokenizer
 
 
 def _build(
@@ -120,7 +122,7 @@ def _check_finite(checkpoint: str | Path, model: PreTrainedModel) -> None:
 def _check_missing(
     checkpoint: str | Path, model: PreTrainedModel, missing: set[str], *, fresh_head: bool
 ) -> None:
-    """Refuse a model whose encoder was not in the file; a pooler or a head may start afresh."""
+    """Refuse a model whose encoder was not in the file; a head and its pooler may start afresh."""
     with torch.device("meta"):
         # What is frozen from the start, transformers computes from the configuration.
         frozen = {
@@ -131,7 +133,10 @@ def _check_missing(
     pooler = describe(model).pooler
     encoder = {f"{prefix}{name}" for name, _ in base.named_parameters()} - frozen
     if pooler is not None:
-        encoder -= {f"{pooler}.weight", f"{pooler}.bias"}
+        of_pooler = {f"{pooler}.weight", f"{pooler}.bias"}
+        encoder -= of_pooler
+        if of_pooler <= missing:
+            _without_pooler(checkpoint, model)
     lacking = sorted(missing & encoder)
     if lacking:
         raise CheckpointError(
@@ -143,3 +148,11 @@ def _check_missing(
         logger.warning(
             "%s lacks weights of its head, which start afresh: %s", checkpoint, ", ".join(head)
         )
+
+
+def _without_pooler(checkpoint: str | Path, model: PreTrainedModel) -> None:
+    drop_pooler(model)
+    if describe(model).pooler is None:
+        logger.info("%s has no weights of a pooler: read without one", checkpoint)
+    else:
+        logger.warning("%s has no weights of its pooler, which starts afresh", checkpoint)

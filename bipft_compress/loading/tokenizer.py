@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bipft_compress.errors import CheckpointError, first_line
+from bipft_compress.families import max_sequence_length
 from bipft_compress.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _FAULTS = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError,
@@ -51,6 +57,32 @@ def load_tokenizer(
             "original there."
         )
     return tokenizer
+
+
+def fit_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, checkpoint: str | Path
+) -> None:
+    """Let a tokenizer give what a model takes: its inputs, and no more tokens than its positions.
+
+    Raises:
+        CheckpointError: it knows words that the model has no embedding of.
+    """
+    table: Any = model.get_input_embeddings()
+    rows = len(table.weight)
+    entries = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if entries > rows:
+        raise CheckpointError(
+            f"The tokenizer of {checkpoint} has {entries:,} entries, and the model embeddings of "
+            f"{rows:,}: give it the tokenizer it was trained with, or call "
+            f"model.resize_token_embeddings({entries}) and save both again."
+        )
+    taken = inspect.signature(type(model.base_model).forward).parameters
+    names = [name for name in tokenizer.model_input_names if name in taken]
+    if names != tokenizer.model_input_names:
+        tokenizer.model_input_names = names
+        tokenizer.init_kwargs["model_input_names"] = names
+    longest = max_sequence_length(model.config)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
 
 
 def _broken(checkpoint: str | Path, error: Exception) -> CheckpointError:

@@ -83,12 +83,12 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     if path is None:
         raise CheckpointError(f"{directory} holds no weights (none of {', '.join(FILES)}).")
     if path.suffix != ".json":
-        return _read_file(path)
+        return read_file(path)
     state: dict[str, Tensor] = {}
     for shard, names in shards(path).items():
         if not (directory / shard).is_file():
             raise CheckpointError(f"{directory} lacks {shard}, which {path.name} names.")
-        tensors = _read_file(directory / shard)
+        tensors = read_file(directory / shard)
         for name in sorted(names - tensors.keys()):
             raise CheckpointError(
                 f"{directory / shard} lacks the tensor {name}, which {path.name} says is there."
@@ -127,7 +127,12 @@ def _is_name(file: object) -> bool:
     )
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file by name, safetensors or a pickle.
+
+    Raises:
+        CheckpointError: it is damaged, or holds something else.
+    """
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -89,6 +89,11 @@ class Kept(Section):
     vectors: Literal[16, 32] = Field(
         16, description="LayerNorms, biases, scales, shifts, and heads other than the pooler."
     )
+    unused: bool = Field(
+        False,
+        description="Of a sentence-transformers checkpoint: the pooler, which no module reads, and "
+        "positions beyond its longest sequence.",
+    )
 
 
 class Estimators(Section):
@@ -119,7 +124,7 @@ class Estimators(Section):
 class Readout(Section):
     """A correction of a text's embedding from the means of its hidden states; once a text."""
 
-    rank: Rank = Field(0, ge=0, description="0 for none.")
+    rank: Rank = Field(0, ge=0, description="0 for none; at most the width of the hidden states.")
     layers: int = Field(
         3,
         ge=1,

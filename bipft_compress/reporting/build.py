@@ -11,7 +11,13 @@ from transformers import AutoModel, PretrainedConfig
 
 from bipft_compress.counting import count_memory, count_operations, papers_convention, read_shape
 from bipft_compress.errors import UserError
-from bipft_compress.families import check_supported, describe, get_module, max_sequence_length
+from bipft_compress.families import (
+    apply_pooling_layer,
+    check_supported,
+    describe,
+    get_module,
+    max_sequence_length,
+)
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
@@ -138,12 +144,15 @@ def _original(model: PreTrainedModel) -> PreTrainedModel:
     # Blocks set another one, which not every class has.
     config._attn_implementation = "eager"
     with torch.device("meta"):
-        return type(model)(config)
+        original = type(model)(config)
+    apply_pooling_layer(original)
+    return original
 
 
 def _empty(config: PretrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
         model: PreTrainedModel = AutoModel.from_config(copy.deepcopy(config))
+    apply_pooling_layer(model)
     return model
 
 

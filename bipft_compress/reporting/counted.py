@@ -71,8 +71,9 @@ def bits_section(report: Report) -> Section:
         rows.append((name, units.count(before), units.count(after)))
     return Section(
         "Operations by bit width",
-        ("The exact counts behind the figures above, before any convention.",),
+        ("The exact counts behind all figures, before any convention.",),
         table=Table(("", "full precision", "compressed"), "lrr", rows),
+        folded=True,
     )
 
 
@@ -168,4 +169,5 @@ def papers_section(report: Report) -> Section:
         ),
         table=Table(("", "full precision", "compressed"), "lrr", rows),
         items=tuple(f"Left out: {sentence}" for sentence in papers.left_out),
+        folded=True,
     )

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from bipft_compress.reporting import units
 from bipft_compress.reporting.html import render_page
-from bipft_compress.reporting.layout import Row, Section, Table
+from bipft_compress.reporting.layout import Card, Row, Section, Table
 from bipft_compress.reporting.markdown import render_sections
 
 LIKENESS = "likeness"
@@ -22,6 +22,8 @@ class CurvePoint(BaseModel):
         error: normalised squared error of the last hidden states, on the calibration text.
         likeness: mean cosine of sentence embeddings with the original's.
         score: Spearman's correlation on the sentence pairs that were given; None without.
+        latency_ms: of the encoder's layers, for one sequence of 128 tokens, on kernels; None where
+            none runs them.
         command: that makes this point.
     """
 
@@ -30,7 +32,22 @@ class CurvePoint(BaseModel):
     error: float
     likeness: float
     score: float | None
+    latency_ms: float | None = None
     command: str
+
+
+class Peer(BaseModel):
+    """Another system on the same sentence pairs.
+
+    Attributes:
+        name: of the system.
+        memory: times smaller than the original.
+        score: as that of the points.
+    """
+
+    name: str
+    memory: float
+    score: float
 
 
 class Curve(BaseModel):
@@ -40,12 +57,14 @@ class Curve(BaseModel):
         checkpoint: name of the original.
         score: of the original; None where no pairs were given.
         points: from the cheapest bits to the finest.
+        peers: what else was measured on these pairs.
         provenance: command, versions, seed.
     """
 
     checkpoint: str
     score: float | None
     points: list[CurvePoint]
+    peers: list[Peer] = []
     provenance: dict[str, object]
 
 
@@ -54,54 +73,76 @@ def curve_title(curve: Curve) -> str:
     return f"What each budget keeps: {curve.checkpoint}"
 
 
-def curve_headline(curve: Curve) -> Table:
-    """The cheapest point, one in the middle, and the finest: name, original, kept, saved."""
+def curve_figures(curve: Curve) -> list[Card]:
+    """What is kept at the cheapest point, at one in the middle, and at the finest."""
     shown = [curve.points[0], curve.points[len(curve.points) // 2], curve.points[-1]]
-    rows: list[Row] = [
-        (
-            f"{units.ratio(point.memory)} smaller",
-            "1" if point.score is None else f"{curve.score:.4f}",
+    original = "1" if curve.score is None else f"{curve.score:.4f}"
+    return [
+        Card(
             f"{point.likeness:.3f}" if point.score is None else f"{point.score:.4f}",
-            f"{units.ratio(point.operations)} fewer operations",
+            f"at {units.ratio(point.memory)} smaller",
+            f"original: {original}; {units.ratio(point.operations)} fewer operations",
         )
         for point in shown
     ]
-    return Table(("size", "original", "kept", "saved"), "lrrl", rows)
 
 
 def curve_table(curve: Curve) -> Table:
     """All points in numbers."""
-    header: Row = ("fewer operations", "smaller", "error", LIKENESS)
+    header: Row = ("fewer operations", "smaller", "ms", "error", LIKENESS)
     rows: list[Row] = []
     for point in curve.points:
         row: Row = (
             units.ratio(point.operations),
             units.ratio(point.memory),
+            "-" if point.latency_ms is None else f"{point.latency_ms:.1f}",
             f"{point.error:.3f}",
             f"{point.likeness:.3f}",
         )
         rows.append(row if point.score is None else (*row, f"{point.score:.4f}"))
     if curve.score is not None:
         header = (*header, SCORE)
-        rows.append(("original", "", "0", "1", f"{curve.score:.4f}"))
+        rows.append(("original", "", "", "0", "1", f"{curve.score:.4f}"))
     return Table(header, "r" * len(header), rows)
+
+
+def peers_table(curve: Curve) -> Table:
+    """What else was measured, the smallest first."""
+    rows: list[Row] = [
+        (peer.name, units.ratio(peer.memory), f"{peer.score:.4f}")
+        for peer in sorted(curve.peers, key=lambda peer: -peer.memory)
+    ]
+    return Table(("", "smaller", SCORE), "lrr", rows)
 
 
 def curve_sections(curve: Curve) -> list[Section]:
     """The picture, the numbers behind it, and how each point is made."""
-    return [
+    published = (
+        (
+            "Hollow marks are published systems on BERT-base, fine-tuned: the share of the "
+            "original's STS-B that their papers print, of the score here.",
+        )
+        if curve.score is not None
+        else ()
+    )
+    sections = [
         Section(
             "The curve",
             (
                 "Bits of weights, activations and word embeddings are chosen module by module for "
                 "each budget. These are starts from closed forms on little text: compress fits "
-                "with more, and training adds to that.",
+                "with more, and training adds to that. Milliseconds are those of the encoder's "
+                "layers, for one sequence of 128 tokens.",
+                *published,
             ),
             figure="curve",
         ),
         Section("In numbers", table=curve_table(curve)),
-        Section("How to make a point", verbatim="\n".join(point.command for point in curve.points)),
     ]
+    if curve.peers:
+        sections.append(Section("Beside", table=peers_table(curve)))
+    commands = "\n".join(point.command for point in curve.points)
+    return [*sections, Section("How to make a point", verbatim=commands)]
 
 
 def render_curve_markdown(curve: Curve) -> str:
@@ -116,7 +157,7 @@ def render_curve_html(curve: Curve) -> str:
 
     return render_page(
         curve_title(curve),
-        curve_headline(curve),
+        curve_figures(curve),
         curve_sections(curve),
         {"curve": draw_curve(curve)},
         {"curve": "Quality of each budget against how many times smaller it is"},

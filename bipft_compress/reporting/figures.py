@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib import rc_context
@@ -13,16 +13,18 @@ from matplotlib.figure import Figure
 
 from bipft_compress.counting.schema import MEMORY_KINDS, OPERATION_KINDS
 from bipft_compress.reporting import units
+from bipft_compress.reporting.measured import latency_change
 from bipft_compress.reporting.schema import STAGES, Profile, Report
 
-_Values = tuple[Sequence[float], units.Unit]
-
-WIDTH = 9
-"""Of a figure, in inches, as all sizes below."""
-BAR_HEIGHT = 0.3
-AXES_HEIGHT = 1.1
-"""Of titles, ticks and labels above and below the bars."""
-ROOM_FOR_LABELS = 1.18
+WIDTH = 6.6
+"""Of a figure, in inches, as all sizes below: a phone shows it at half its size."""
+SUMMARY_WIDTH = 4.8
+"""Of the one that is seen first, which a phone shows nearly whole."""
+BAR_HEIGHT = 0.5
+"""Of a pair of bars."""
+AXES_HEIGHT = 0.9
+"""Of legend, ticks and labels above and below the bars."""
+ROOM_FOR_LABELS = 1.25
 """Length of the axis over that of the longest bar, at whose end its value stands."""
 MILLIONS_FROM = 1e5
 """Tokens from which on they are shown in millions."""
@@ -38,8 +40,7 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.edgecolor": "#9aa5b1",
     "axes.labelcolor": "#323f4b",
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
+    "text.color": "#323f4b",
     "xtick.color": "#52606d",
     "ytick.color": "#323f4b",
     "font.size": 10,
@@ -48,13 +49,24 @@ STYLE: Any = {
 }
 
 
+_THEMED = {
+    "#1f2933": "ink", "#323f4b": "ink", "#52606d": "soft", "#7b8794": "full", "#9aa5b1": "rule",
+    "#cbd2d9": "rule", COMPRESSED_COLOUR: "accent",
+}  # fmt: skip
+"""Colours that a page sets for light and dark, to its names for them."""
+
+
 def draw_figures(report: Report) -> dict[str, str]:
     """Name of a figure to its SVG; only figures that there is something to show in.
 
-    Names: ``operations``, ``memory``, ``profile``, ``errors`` and ``training``.
+    Names: ``summary``, ``operations``, ``memory``, ``profile``, ``errors`` and ``training``.
     """
     with rc_context(STYLE):
-        figures = {"operations": _operations(report), "memory": _memory(report)}
+        figures = {
+            "summary": _summary(report),
+            "operations": _operations(report),
+            "memory": _memory(report),
+        }
         if report.measured and report.measured.profile:
             figures["profile"] = _profile(report.measured.profile)
         if report.layer_errors:
@@ -77,56 +89,89 @@ def to_svg(figure: Figure, name: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
+    for colour, variable in _THEMED.items():
+        text = text.replace(colour, f"var(--{variable}, {colour})")
     return text.strip()
 
 
+def _summary(report: Report) -> Figure:
+    """What is left of the original, all on one scale: short bars are saved, long ones kept."""
+    operations, memory = report.operations, report.memory
+    left = {
+        "operations": operations.compressed / operations.full_precision,
+        "memory": memory.compressed_bytes / memory.full_precision_bytes,
+    }
+    change = latency_change(report.measured) if report.measured else None
+    if change is not None:
+        left["latency"] = 1 / change[2]
+    for name, score in report.quality.items():
+        # Below 0 a share of the original means nothing.
+        if score.full_precision and score.full_precision > 0:
+            left[name] = max(0.0, score.compressed / score.full_precision)
+    figure = Figure(figsize=(SUMMARY_WIDTH, 0.34 * len(left) + 0.5), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(left)), 1, color=FULL_COLOUR, alpha=0.25, height=0.62)
+    bars = axes.barh(range(len(left)), list(left.values()), color=COMPRESSED_COLOUR, height=0.62)
+    axes.bar_label(bars, [units.share(part, 1) for part in left.values()], padding=4)
+    _name_rows(axes, list(left))
+    axes.set_xlim(0, max(ROOM_FOR_LABELS, 1.2 * max(left.values())))
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.set_title("what is left of the original", loc="left", fontsize=10)
+    return figure
+
+
 def _operations(report: Report) -> Figure:
-    counts, total = report.operations.by_kind, report.operations
+    counts = report.operations.by_kind
     kinds = [kind for kind in OPERATION_KINDS if kind in counts]
-    return _two_panels(
+    return _pairs(
         [OPERATION_KINDS[kind] for kind in kinds],
-        ([counts[kind].full_precision for kind in kinds], units.flops_unit(total.full_precision)),
-        ([counts[kind].compressed for kind in kinds], units.flops_unit(total.compressed)),
+        [counts[kind].full_precision for kind in kinds],
+        [counts[kind].compressed for kind in kinds],
+        units.flops_unit,
     )
 
 
 def _memory(report: Report) -> Figure:
-    counts, total = report.memory.by_kind, report.memory
+    counts = report.memory.by_kind
     kinds = [kind for kind in MEMORY_KINDS if kind in counts]
-    return _two_panels(
+    return _pairs(
         [MEMORY_KINDS[kind] for kind in kinds],
-        (
-            [counts[kind].full_precision_bytes for kind in kinds],
-            units.size_unit(total.full_precision_bytes),
-        ),
-        (
-            [counts[kind].compressed_bytes for kind in kinds],
-            units.size_unit(total.compressed_bytes),
-        ),
+        [counts[kind].full_precision_bytes for kind in kinds],
+        [counts[kind].compressed_bytes for kind in kinds],
+        units.size_unit,
     )
 
 
-def _two_panels(names: Sequence[str], full: _Values, compressed: _Values) -> Figure:
-    """Both sums side by side, each on its own scale: on one, the second could not be seen."""
-    figure = Figure(figsize=(WIDTH, BAR_HEIGHT * len(names) + AXES_HEIGHT))
-    figure.set_layout_engine("constrained", wspace=0.06)
-    left, right = figure.subplots(1, 2, sharey=True)
-    _bars(left, names, full, "full precision", FULL_COLOUR)
-    _bars(right, names, compressed, "compressed", COMPRESSED_COLOUR)
-    left.invert_yaxis()
+def _pairs(
+    names: Sequence[str],
+    full: Sequence[float],
+    compressed: Sequence[float],
+    unit_of: Callable[[float], units.Unit],
+) -> Figure:
+    """Before and after of each kind, all on one scale: what was saved is what is not there."""
+    figure = Figure(figsize=(WIDTH, BAR_HEIGHT * len(names) + AXES_HEIGHT), layout="constrained")
+    axes = figure.subplots()
+    unit = unit_of(max(full))
+    for values, name, colour, offset in (
+        (full, "full precision", FULL_COLOUR, -0.19),
+        (compressed, "compressed", COMPRESSED_COLOUR, 0.19),
+    ):
+        rows = [row + offset for row in range(len(names))]
+        bars = axes.barh(rows, [v / unit.step for v in values], 0.36, color=colour, label=name)
+        labels = [f"{unit_of(v).show(v)} {unit_of(v).name}" if v else "0" for v in values]
+        axes.bar_label(bars, labels, padding=4, color="#52606d", fontsize=8)
+    _name_rows(axes, names)
+    axes.set_xlim(0, ROOM_FOR_LABELS * max(*full, *compressed) / unit.step)
+    axes.set_xlabel(unit.name)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
-def _bars(axes: Axes, names: Sequence[str], data: _Values, name: str, colour: str) -> None:
-    values, unit = data
-    shown = [value / unit.step for value in values]
-    bars = axes.barh(range(len(names)), shown, color=colour, height=0.65)
-    axes.bar_label(bars, [unit.show(value) for value in values], padding=4, color="#52606d")
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, ROOM_FOR_LABELS * max(shown))
-    axes.set_xlabel(unit.name)
-    axes.set_title(f"{name}: {unit.show(sum(values))} {unit.name}")
+    axes.invert_yaxis()
 
 
 def _profile(profile: Profile) -> Figure:

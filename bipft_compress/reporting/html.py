@@ -9,11 +9,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from bipft_compress.reporting.figures import draw_figures
-from bipft_compress.reporting.layout import Section, Table
+from bipft_compress.reporting.layout import Card, Section
 from bipft_compress.reporting.schema import Report
-from bipft_compress.reporting.sections import headline, sections, title
+from bipft_compress.reporting.sections import first_figures, sections, title
 
 _ALT = {
+    "summary": "What is left of the original's operations, memory, latency and quality, in percent",
     "operations": "Operations by kind in full precision and compressed",
     "memory": "Memory by kind in full precision and compressed",
     "profile": "Milliseconds of each stage of a forward pass, and the limit of its products",
@@ -25,13 +26,13 @@ _ALT = {
 def render_html(report: Report) -> str:
     """The whole report; whatever comes from the user is escaped."""
     return render_page(
-        title(report), headline(report), sections(report), draw_figures(report), _ALT
+        title(report), first_figures(report), sections(report), draw_figures(report), _ALT
     )
 
 
 def render_page(
     heading: str,
-    first: Table,
+    cards: Sequence[Card],
     parts: Sequence[Section],
     figures: Mapping[str, str],
     alternatives: Mapping[str, str],
@@ -40,7 +41,7 @@ def render_page(
 
     Args:
         heading: title of the page.
-        first: table of its first screen.
+        cards: figures of its first screen; those of the first section's table, in words.
         parts: sections, in order.
         figures: name to SVG.
         alternatives: name to what the figure shows, in words.
@@ -52,5 +53,5 @@ def render_page(
     # matplotlib escapes the text in its drawings, so they go in as they are.
     drawn = {name: Markup(svg) for name, svg in figures.items()}  # noqa: S704
     return environment.from_string(source).render(
-        title=heading, headline=first, sections=parts, figures=drawn, alt=alternatives
+        title=heading, cards=cards, sections=parts, figures=drawn, alt=alternatives
     )

@@ -8,6 +8,21 @@ Row = tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class Card:
+    """A figure of a page's first screen.
+
+    Attributes:
+        value: the figure itself.
+        name: what it counts.
+        detail: before and after, or where it comes from.
+    """
+
+    value: str
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Table:
     """A header, rows, and for each column ``l`` or ``r``: its alignment."""
 

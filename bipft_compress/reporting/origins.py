@@ -13,7 +13,7 @@ ON_BITS = ("binary", "coded")
 def swapped_section(report: Report) -> Section:
     """What runs on bits or is stored in few, summed up by kind."""
     swapped = [entry for entry in report.swapped if entry.action in ON_BITS]
-    return Section("What was swapped", table=_decisions_table(swapped))
+    return Section("What was swapped", table=_decisions_table(swapped), folded=True)
 
 
 def kept_section(report: Report) -> Section:
@@ -23,6 +23,7 @@ def kept_section(report: Report) -> Section:
         "What stays in full precision",
         ("It computes in full precision; rounded numbers are stored in fewer bits.",),
         table=_decisions_table(kept),
+        folded=True,
     )
 
 
@@ -43,24 +44,28 @@ def left_out_section(report: Report) -> Section:
     return Section(
         "What the figures leave out",
         items=(*report.operations.left_out, *report.memory.left_out),
+        folded=True,
     )
 
 
 def again_section(report: Report) -> Section:
-    """Command, versions and machine of each job."""
+    """Commands, versions and machine, and which jobs share them."""
+    jobs: dict[tuple[str, str], list[str]] = {}
+    for job, details in report.provenance.items():
+        for name, value in details.items():
+            if name != "command" and value is not None:
+                jobs.setdefault((name.replace("_", " "), str(value)), []).append(job)
     rows: list[Row] = [
-        (job, name.replace("_", " "), str(value))
-        for job, details in report.provenance.items()
-        for name, value in details.items()
-        if name != "command" and value is not None
+        (name, value, ", ".join(sharing)) for (name, value), sharing in sorted(jobs.items())
     ]
     commands = [
         details["command"] for details in report.provenance.values() if details.get("command")
     ]
     return Section(
         "How to run this again",
-        table=Table(("job", "", ""), "lll", rows),
+        table=Table(("", "", "jobs"), "lll", rows),
         verbatim="\n".join(map(str, commands)) or None,
+        folded=True,
     )
 
 

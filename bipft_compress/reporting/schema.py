@@ -195,6 +195,14 @@ class Report(Strict):
         "torch_version, git_commit, date, machine, seed and others."
     )
 
+    def __repr__(self) -> str:
+        """Short: a notebook would print every module."""
+        name = self.model.checkpoint or self.model.architecture
+        return (
+            f"Report({name!r}, {self.operations.ratio:.1f} times fewer operations, "
+            f"{self.memory.ratio:.1f} times less memory)"
+        )
+
 
 def report_json_schema() -> dict[str, Any]:
     """The JSON Schema of ``reporting.json``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bipft_compress.counting.costs import FULL_PRECISION_BITS
 from bipft_compress.reporting import units
 from bipft_compress.reporting.counted import (
     bits_section,
@@ -10,7 +11,7 @@ from bipft_compress.reporting.counted import (
     operations_section,
     papers_section,
 )
-from bipft_compress.reporting.layout import Row, Section, Table
+from bipft_compress.reporting.layout import Card, Row, Section, Table
 from bipft_compress.reporting.measured import (
     errors_section,
     knowledge_section,
@@ -72,6 +73,48 @@ def headline(report: Report) -> Table:
     return Table(("", "full precision", "compressed", "change"), "lrrr", rows)
 
 
+def first_figures(report: Report) -> list[Card]:
+    """What was saved and what was kept, in four figures."""
+    operations, memory = report.operations, report.memory
+    flops = units.flops_unit(operations.full_precision)
+    size = units.size_unit(memory.full_precision_bytes)
+    saved = (
+        ("fewer operations", flops, operations.full_precision, operations.compressed),
+        ("smaller", size, memory.full_precision_bytes, memory.compressed_bytes),
+    )
+    cards = [
+        Card(
+            units.ratio(before / after),
+            name,
+            f"{unit.show(before)} to {_with_unit(unit, after)}",
+        )
+        for name, unit, before, after in saved
+    ]
+    change = latency_change(report.measured) if report.measured else None
+    if change is not None:
+        before, after, ratio = change
+        cards.append(Card(f"{ratio:.2f}x", "as fast", f"{before:.1f} to {after:.1f} ms"))
+    else:
+        macs = operations.by_bits["compressed"].macs
+        in_full = sum(n for bits, n in macs.items() if str(FULL_PRECISION_BITS) in bits.split("x"))
+        part = units.share(sum(macs.values()) - in_full, sum(macs.values()))
+        cards.append(Card(part, "of all products on bits", "of multiply-accumulates"))
+    cards.append(_kept_figure(report))
+    return cards
+
+
+def _kept_figure(report: Report) -> Card:
+    """The first measure of quality, or what is known before one."""
+    for name, score in report.quality.items():
+        value = units.measure(score.compressed)
+        if score.full_precision is None:
+            return Card(value, name, "measured")
+        return Card(value, name, f"original: {units.measure(score.full_precision)}")
+    if report.layer_errors:
+        return Card(f"{report.layer_errors[-1]:.2f}", "error of the last layer", "before training")
+    return Card(units.count(report.model.parameters), "parameters", "quality: not measured")
+
+
 def _faster(ratio: float) -> str:
     return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
 
@@ -92,29 +135,31 @@ def _kept(score: Score) -> str:
 
 def sections(report: Report) -> list[Section]:
     """Every section that has something to say."""
-    shown = [Section("Before and after", (_summary(report),), table=headline(report))]
-    shown += [
-        operations_section(report),
-        bits_section(report),
-        module_bits_section(report),
-        memory_section(report),
-        papers_section(report),
-    ]
+    shown = [summary_section(report)]
+    if report.quality:
+        shown.append(quality_section(report))
+    if report.training:
+        shown.append(training_section(report.training))
     if report.measured:
         shown.append(latency_section(report.measured))
         if report.measured.profile:
             shown.append(profile_section(report.measured.profile))
-    if report.quality:
-        shown.append(quality_section(report))
+    shown += [operations_section(report), memory_section(report)]
     if report.layer_errors:
         shown.append(errors_section(report))
     if report.knowledge.compressed:
         shown.append(knowledge_section(report.knowledge))
-    if report.training:
-        shown.append(training_section(report.training))
+    shown += [module_bits_section(report), bits_section(report), papers_section(report)]
     shown += [swapped_section(report), kept_section(report), left_out_section(report)]
     shown += [again_section(report), recipe_section(report), modules_section(report)]
     return shown
+
+
+def summary_section(report: Report) -> Section:
+    """Before and after in a few rows, and what the model is."""
+    return Section(
+        "Before and after", (_summary(report),), figure="summary", table=headline(report)
+    )
 
 
 def _summary(report: Report) -> str:

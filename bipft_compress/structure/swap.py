@@ -218,15 +218,9 @@ def _add_readout(model: PreTrainedModel, encoder: Encoder, recipe: Recipe) -> En
         The parts of the model with it.
     """
     chosen, backbone = recipe.readout, model.base_model
-    if chosen.rank > encoder.hidden_size:
-        raise RecipeError(
-            f"readout.rank = {chosen.rank} is larger than the width of the hidden states: use "
-            f"{encoder.hidden_size} or less."
-        )
     layers = evenly_spaced(chosen.layers, model.config.num_hidden_layers)
-    readout = Readout(
-        encoder.hidden_size, layers, chosen.rank, first_token=chosen.pooling == "first"
-    )
+    rank = min(chosen.rank, encoder.hidden_size)
+    readout = Readout(encoder.hidden_size, layers, rank, first_token=chosen.pooling == "first")
     backbone.readout = readout.to(next(backbone.parameters()).device)
     if chosen.bits <= 8:
         for linear in (readout.down, readout.up):

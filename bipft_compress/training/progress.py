@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -11,10 +12,11 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
@@ -22,20 +24,27 @@ logger = logging.getLogger("bipft_compress")
 
 
 def progress_bar(console: Console, unit: str) -> Progress:
-    """The look of every bar: description, bar, count, time elapsed and left, free text."""
+    """The look of every bar: description, bar, count, times, free text."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _TimesColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+class _TimesColumn(ProgressColumn):
+    """Time that has passed, and as soon as there is a speed the time left."""
+
+    def render(self, task: Task) -> Text:
+        passed = f"{timedelta(seconds=int(task.elapsed or 0))} passed"
+        left = task.time_remaining
+        return Text(passed if left is None else f"{passed}, {timedelta(seconds=int(left))} left")
 
 
 class TrainingProgress(TrainerCallback):

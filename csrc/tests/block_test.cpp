@@ -15,7 +15,8 @@ std::vector<float> run(const Path& path, const Program& program, const Input& in
   return y;
 }
 
-// Any number of threads gives the same bits; paths agree but for rounding; padding is not read.
+// Any number of threads gives the same bits, as do planes and bytes; paths agree but for rounding;
+// padding is not read.
 void test_block(const Shape& s) {
   const RandomBlock block(s);
   RandomInput given(s);
@@ -26,6 +27,11 @@ void test_block(const Shape& s) {
     const Program& program = Program::view(buffer.data, buffer.size);
     const auto y = run(*path, program, given.input, 1);
     check(y == run(*path, program, given.input, 3), "block on three threads", *path, s.text());
+    for (const std::int64_t planes : {2, 1000}) {
+      const Aligned other(compile_block(block.source, *path, planes));
+      check(y == run(*path, Program::view(other.data, other.size), given.input, 2),
+            planes == 2 ? "block as bytes" : "block as planes", *path, s.text());
+    }
     int far = 0;
     for (std::size_t i = 0; i < y.size(); ++i) {
       const float expected = first.empty() ? y[i] : first[i];

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from bipft_compress.allocation import Allocator, Targets
+from bipft_compress.allocation.errors import Choice
 from bipft_compress.allocation.sensitivity import sensitivities
 from bipft_compress.errors import UserError
 from bipft_compress.families import describe, get_module, teacher_of
 from bipft_compress.fitting.compress import compress
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import build_report
+from bipft_compress.runtime.native import PATH_VARIABLE, REFERENCE, chosen_path
 
 RECIPE = Recipe.load(
     {
@@ -65,6 +67,54 @@ def test_what_cannot_be_had_is_refused_with_the_nearest(allocator):
         allocator.allocate(Targets(operations=900.0, memory=60.0))
 
 
+def test_ranks_are_chosen_where_they_pay_and_made(allocator, tokenizer, text_file):
+    """At the operations of one bit everywhere there is no room; later estimators are made."""
+    part = next(part for part in allocator.parts if part.kind == "linear")
+    zero, one = (
+        next(
+            option
+            for choice, option in zip(part.choices, part.options, strict=True)
+            if choice == Choice(4, 8, "max", rank)
+        )
+        for rank in (0, 1)
+    )
+    assert one.cost.bytes > zero.cost.bytes
+    assert one.cost.operations > zero.cost.operations
+    chosen = {part.name: part.choices.index(Choice(2, 2, "max", 1)) for part in allocator.parts
+              if part.kind == "linear"}  # fmt: skip
+    others = {part.name: 0 for part in allocator.parts if part.kind != "linear"}
+    recipe = allocator._with_bits(chosen | others)
+    made = compress(allocator.model, tokenizer, recipe, text_file)
+    assert {get_module(made.model, path).rank for path, _ in made.encoder.linears()} == {1}
+
+
+needs_kernels = pytest.mark.skipif(chosen_path() == REFERENCE, reason="no kernels were built")
+
+
+@needs_kernels
+def test_a_latency_is_reached_or_refused(allocator):
+    loose = allocator.allocate(Targets(memory=4.2, latency_ms=1e6))
+    assert loose.rows == allocator.allocate(Targets(memory=4.2)).rows
+    tight = allocator.allocate(Targets(memory=3.0, latency_ms=loose.latency_ms))
+    assert tight.latency_ms <= loose.latency_ms
+    assert allocator.latency_ms(tight.recipe) == tight.latency_ms
+    with pytest.raises(UserError, match=r"nearest .* is .* ms"):
+        allocator.allocate(Targets(latency_ms=1e-6))
+
+
+def test_latency_without_kernels_is_refused(allocator, monkeypatch):
+    monkeypatch.setenv(PATH_VARIABLE, REFERENCE)
+    with pytest.raises(UserError, match="none runs this model"):
+        allocator.allocate(Targets(latency_ms=10.0))
+    assert allocator.latency_ms(RECIPE) is None
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_latency_that_is_none_is_refused(value):
+    with pytest.raises(UserError, match=r"--target-latency-ms .* above 0"):
+        Targets(latency_ms=value)
+
+
 @pytest.mark.parametrize("value", [1.0, 0.5, float("nan")])
 def test_a_target_of_no_saving_is_refused(value):
     with pytest.raises(UserError, match=r"--target-memory .* must be above 1"):
@@ -75,6 +125,8 @@ def test_a_recipe_that_fixes_bits_is_refused(make_model, tokenizer, text_file):
     recipe = Recipe.load({"modules": {"attention.query": {"weights": 2}}})
     with pytest.raises(UserError, match="fixes bits by module"):
         Allocator(make_model("bert"), tokenizer, recipe, text_file)
+    with pytest.raises(UserError, match="boolean"):
+        Allocator(make_model("bert"), tokenizer, Recipe.load("bibert"), text_file)
 
 
 def test_the_recipe_is_what_compress_makes(allocator, tokenizer, text_file):

@@ -88,6 +88,15 @@ def test_estimators(tiny_config, bits):
     assert counted.by_kind["estimators"].full_precision_bytes == 0
 
 
+@pytest.mark.parametrize("bits", [4, 32])
+def test_a_readout_by_hand(tiny_config, bits):
+    counted = memory(tiny_config, readout={"rank": 5, "layers": 2, "bits": bits})
+    rows = 5 * -(-2 * H * bits // 8) + H * -(-5 * bits // 8)
+    scales = 2 * (5 + H) if bits <= 8 else 0
+    assert counted.by_kind["readout"].compressed_bytes == rows + scales + 2 * H
+    assert counted.by_kind["readout"].full_precision_bytes == 0
+
+
 def test_parts_add_up(bert_base):
     counted = bert_base.memory
     assert sum(part.compressed_bytes for part in counted.parts) == counted.compressed_bytes

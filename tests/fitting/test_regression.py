@@ -349,3 +349,29 @@ def test_without_an_estimator_the_moments_of_inputs_do_not_matter(refits):
     for name in ("codes", "scale", "bias"):
         assert torch.equal(getattr(fits[0], name), getattr(fits[1], name))
     assert fits[0].error == pytest.approx(fits[1].error)
+
+
+def test_moments_of_very_alike_tokens_do_not_come_out_negative():
+    """A mean a million times the spread, in several chunks: differences of sums would."""
+    generator = torch.Generator().manual_seed(1)
+    moments = LinearMoments(32, 5)
+    for part in range(3):
+        x = 1000 + 1e-3 * torch.randn(40, 32, generator=generator) + part * 1e-3
+        moments.update(x, x.sign(), x[:, :5])
+        moments._flush()
+    found = moments.centred()
+    assert torch.linalg.eigvalsh(found.xx).min() >= -1e-6 * found.xx.diagonal().mean()
+    assert (found.yy >= 0).all()
+    reduced_rank_regression(found.yx, found.xx, 3, 1e-3)
+    same = LinearMoments(32, 5)
+    same.update(torch.full((7, 32), 0.1), torch.ones(7, 32), torch.full((7, 5), 0.3))
+    flat = same.centred()
+    assert not flat.yy.any()
+    up, down = reduced_rank_regression(flat.yx, flat.xx, 3, 1e-3)
+    assert torch.isfinite(up @ down).all()
+
+
+def test_a_covariance_that_rounding_made_indefinite_is_damped():
+    xx = torch.diag(torch.tensor([1.0, 1.0, -1e-2], dtype=torch.float64))
+    up, down = reduced_rank_regression(torch.eye(3).double(), xx, 2, 1e-3)
+    assert torch.isfinite(up @ down).all()

@@ -14,8 +14,10 @@ from transformers import AutoTokenizer, GPT2Config, GPT2Model
 
 from bipft_compress import loading
 from bipft_compress.checkpoint.record import WEIGHTS
-from bipft_compress.errors import CheckpointError, UnsupportedModelError
-from bipft_compress.families import describe
+from bipft_compress.errors import CheckpointError, UnsupportedModelError, UserError
+from bipft_compress.families import describe, use_blocks
+from bipft_compress.recipe import Recipe
+from bipft_compress.reporting import build_report
 
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
@@ -231,3 +233,63 @@ def test_a_programming_error_is_not_a_fault_of_the_checkpoint(
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", misspelt)
     with pytest.raises(NameError, match="a typing mistake"):
         loading.load_tokenizer(tmp_path)
+
+
+def test_a_checkpoint_without_a_pooler_is_read_without_one(write_checkpoint, tmp_path, caplog):
+    write_checkpoint(tmp_path)
+    _rewrite(tmp_path, lambda s: {name: t for name, t in s.items() if "pooler" not in name})
+    with caplog.at_level(logging.INFO, "bipft_compress"):
+        model, _ = loading.load_pretrained(tmp_path)
+    assert model.pooler is None
+    assert "no weights of a pooler" in caplog.text
+    # What is made of its configuration has none either, and no report counts one.
+    assert describe(loading.model_from_config(model.config)).pooler is None
+    report = build_report(model, Recipe(), sequence_length=40)
+    assert "pooler" not in report.memory.by_kind
+    assert report.model.parameters == sum(weight.numel() for weight in model.parameters())
+
+
+def test_a_head_without_its_pooler_is_told(write_checkpoint, tmp_path, caplog):
+    write_checkpoint(tmp_path, "bert", "ForSequenceClassification")
+    _rewrite(tmp_path, lambda s: {name: t for name, t in s.items() if "pooler" not in name})
+    with caplog.at_level(logging.WARNING, "bipft_compress"):
+        model, _ = loading.load_pretrained(tmp_path)
+    assert model.bert.pooler is not None
+    assert "no weights of its pooler, which starts afresh" in caplog.text
+
+
+def test_a_tokenizer_fits_its_model(write_checkpoint, tmp_path):
+    """It gives no input that the model does not take, and no sequence beyond its positions."""
+    write_checkpoint(tmp_path, "distilbert")
+    values = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    _edit(tmp_path / "tokenizer_config.json", **values, model_max_length=10_000)
+    model, tokenizer = loading.load_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        inputs = one("ab cd " * 100, truncation=True, return_tensors="pt")
+        assert set(inputs) == {"input_ids", "attention_mask"}
+        assert inputs["input_ids"].shape == (1, 40)
+        model(**inputs)
+
+
+def test_positions_after_the_padding_are_counted(write_checkpoint, tmp_path):
+    write_checkpoint(tmp_path, "roberta")
+    _edit(tmp_path / "tokenizer_config.json", model_max_length=40)
+    model, tokenizer = loading.load_pretrained(tmp_path)
+    ids = tokenizer("ab cd " * 100, truncation=True, return_tensors="pt")["input_ids"]
+    assert ids.shape == (1, 38)
+    model(ids)
+    use_blocks(model)
+    padded = torch.nn.functional.pad(ids, (0, 2), value=1)
+    assert torch.allclose(model(padded, padded != 1)[0][:, :38], model(ids)[0], atol=1e-5)
+    with pytest.raises(UserError, match=r"has 39 tokens.* positions for 38.*max_length=38"):
+        model(torch.full((1, 39), 7))
+
+
+def test_words_without_embeddings_are_refused(write_checkpoint, tmp_path):
+    write_checkpoint(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.add_tokens(["quux"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"has 102 entries.* 101.*resize_token_embeddings"):
+        loading.load_pretrained(tmp_path)

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from bipft_compress.counting.schema import OPERATION_KINDS
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import (
     Measured,
@@ -19,6 +20,8 @@ from bipft_compress.reporting import (
     render_table,
     report_from_config,
 )
+from bipft_compress.reporting.figures import _operations
+from bipft_compress.reporting.sections import first_figures
 from bipft_compress.reporting.units import Unit, flops_unit, size_unit
 
 
@@ -69,10 +72,39 @@ def test_html_escapes_what_comes_from_outside(report):
     assert "script" not in page.tags
 
 
-def test_html_has_four_figures_with_ids_of_their_own(report):
+def test_html_has_five_figures_with_ids_of_their_own(report):
     page = Page(render_html(report))
-    assert page.tags.count("svg") == page.tags.count("figure") == 4
+    assert page.tags.count("svg") == page.tags.count("figure") == 5
     assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_first_screen_has_four_figures_and_a_picture(report):
+    html = render_html(report)
+    assert html.count('<div class="card">') == 4
+    assert html.index("</figure>") < html.index("<table>")
+    cards = first_figures(report)
+    assert [card.name for card in cards][:2] == ["fewer operations", "smaller"]
+    assert cards[0].value == f"{report.operations.ratio:.1f}x"
+
+
+def test_before_and_after_are_drawn_on_one_scale(report):
+    """The longest bar of what is compressed is as much shorter as its number is smaller."""
+    counts = report.operations.by_kind
+    expected = [counts[kind] for kind in OPERATION_KINDS if kind in counts]
+    axes = _operations(report).axes[0]
+    full, compressed = ([bar.get_width() for bar in group] for group in axes.containers)
+    unit = full[0] / expected[0].full_precision
+    assert full == pytest.approx([count.full_precision * unit for count in expected])
+    assert compressed == pytest.approx([count.compressed * unit for count in expected])
+
+
+def test_the_page_is_dark_where_it_is_asked_and_fits_a_phone(report):
+    html = render_html(report)
+    assert "prefers-color-scheme: dark" in html
+    # A drawing's text takes the page's colours, and a phone's row names its columns.
+    assert "fill: var(--ink, #323f4b)" in html
+    assert 'data-column="full precision"' in html
+    assert "<details><summary>How to run this again</summary>" in html
 
 
 def test_same_report_same_bytes(report):
@@ -83,7 +115,7 @@ def test_same_report_same_bytes(report):
 def test_counts_alone_have_no_empty_sections(tiny_config):
     plain = report_from_config(tiny_config, Recipe(), sequence_length=7)
     page = Page(render_html(plain))
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3
     markdown = render_markdown(plain)
     for title in ("Quality", "Error of each layer", "Training"):
         assert f"## {title}\n" not in markdown
@@ -95,7 +127,7 @@ def test_short_logs(tiny_config, points):
     run = RunFacts(training=log, layer_errors=[0.5])
     report = report_from_config(tiny_config, Recipe(), sequence_length=7, run=run)
     page = Page(render_html(report))
-    assert page.tags.count("svg") == 2 + points
+    assert page.tags.count("svg") == 3 + points
 
 
 def test_markdown_tables_are_rectangular_and_escaped(report):
@@ -138,7 +170,7 @@ def test_every_family_renders(make_model, family):
 @pytest.mark.parametrize("family", ["deberta-v2", "xmod"])
 def test_figures_of_the_kinds_that_few_families_have(make_model, family):
     page = Page(render_html(build_report(make_model(family), Recipe(), sequence_length=7)))
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3
 
 
 def test_a_summary_tells_shared_layers(make_model):
@@ -216,7 +248,7 @@ def test_where_the_time_goes(tiny_config, measured):
     assert "| linear products | 12.00 | 60.0 % |" in markdown
     assert "| sum | 20.00 | 100.0 % |" in markdown
     page = Page(html)
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4
     assert len(page.ids) == len(set(page.ids))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import sys
@@ -14,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from bipft_compress.errors import CorpusError
-from bipft_compress.text import builtin, corpus
+from bipft_compress.text import builtin, corpus, readers
 from bipft_compress.text.corpus import BUILTIN, corpus_fingerprint, read_documents
 
 
@@ -38,7 +40,7 @@ def test_blank_lines_separate_the_documents_of_a_txt(tmp_path: Path) -> None:
 def test_a_txt_without_blank_lines_is_cut_and_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "_LONGEST_DOCUMENT", 10)
+    monkeypatch.setattr(readers, "_LONGEST_DOCUMENT", 10)
     path = tmp_path / "a.txt"
     path.write_text("abcd\nefgh\nijkl\n" + "x" * 25, encoding="utf-8")
     assert list(read_documents(path)) == ["abcd\nefgh", "ijkl", "x" * 10, "x" * 10, "x" * 5]
@@ -99,8 +101,8 @@ def test_documents_come_before_a_later_fault_is_reached(tmp_path: Path) -> None:
         (
             "a.jsonl",
             b'{"body": "x", "id": 1}',
-            '{path}, line 1 has no column "text" (there is: body, id); rename the one that holds '
-            "the text.",
+            '{path}, line 1 has no column "text" (there is: body, id); name the one that holds '
+            "the text after a #, as in reviews.csv#review.",
         ),
         (
             "a.jsonl",
@@ -113,10 +115,10 @@ def test_documents_come_before_a_later_fault_is_reached(tmp_path: Path) -> None:
             "{path}, line 1: the text has a lone surrogate; mend or remove that record.",
         ),
         (
-            "a.csv",
+            "a.docx",
             b"x",
-            "{path} is not a kind of text that can be read: give one of .txt, .jsonl, .json, "
-            ".parquet.",
+            "{path} is not a kind of text that can be read: give one of .txt, .jsonl, .json, .csv, "
+            ".tsv, .parquet.",
         ),
     ],
 )
@@ -129,7 +131,8 @@ def test_fault_of_a_file(tmp_path: Path, name: str, content: bytes, sentence: st
 def test_parquet_without_a_text_column(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", title=["x"], body=["y"])
     assert fault(path) == (
-        f'{path} has no column "text" (there is: title, body); rename the one that holds the text.'
+        f'{path} has no column "text" (there is: title, body); name the one that holds the text '
+        "after a #, as in reviews.csv#review."
     )
 
 
@@ -162,9 +165,10 @@ def test_damaged_parquet(tmp_path: Path, damage: str) -> None:
 
 
 def test_directory_without_text(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "a.docx").write_text("x")
     sentence = (
-        f"Directory {tmp_path} holds no text: none of its files is .txt, .jsonl, .json, .parquet."
+        f"Directory {tmp_path} holds no text: none of its files is .txt, .jsonl, .json, .csv, "
+        ".tsv, .parquet."
     )
     assert fault(tmp_path) == sentence
     with pytest.raises(CorpusError, match="holds no text"):
@@ -219,8 +223,8 @@ def test_hub_stream(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hub_data_set_without_a_text_column(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter([{"question": "x"}]))
     assert fault("squad") == (
-        'Data set squad has no column "text" (there is: question); rename the one that holds the '
-        "text."
+        'Data set squad has no column "text" (there is: question); name the one that holds the '
+        "text after a #, as in reviews.csv#review."
     )
 
 
@@ -297,6 +301,45 @@ def test_a_file_named_like_the_builtin_text_is_reached_by_its_path(
     (tmp_path / BUILTIN / "a.jsonl").write_text(json.dumps({"text": "mine"}))
     monkeypatch.chdir(tmp_path)
     assert list(read_documents(f"./{BUILTIN}")) == ["mine"]
+
+
+def test_a_column_is_named_and_files_may_be_compressed(tmp_path: Path) -> None:
+    table = tmp_path / "reviews.csv"
+    table.write_text('id,review\n1,"One, and\ntwo"\n2,Three\n')
+    assert list(read_documents(f"{table}#review")) == ["One, and\ntwo", "Three"]
+    assert 'no column "text"' in fault(table)
+    packed = tmp_path / "a.txt.gz"
+    packed.write_bytes(gzip.compress("Zwölf\r\n\nOne".encode()))
+    assert list(read_documents(packed)) == ["Zwölf", "One"]
+    parquet = write_parquet(tmp_path / "b.parquet", body=["Four"])
+    assert list(read_documents(f"{packed}@2,{parquet}#body")) == ["Zwölf", "Four", "One"]
+    assert corpus_fingerprint(f"{parquet}#body") != corpus_fingerprint(parquet)
+    packed.write_bytes(packed.read_bytes()[:-8])
+    assert "cannot be read" in fault(packed)
+
+
+def test_texts_themselves_and_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(read_documents(["One", " ", "Two"])) == ["One", "Two"]
+    with pytest.raises(CorpusError, match="holds no text"):
+        list(read_documents([]))
+    corpus._stdin.cache_clear()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"One\n\nTwo\n")))
+    # Twice: to calibrate, and to compare.
+    assert list(read_documents("-")) == list(read_documents("-")) == ["One", "Two"]
+    corpus._stdin.cache_clear()
+
+
+def test_a_hub_data_set_by_config_split_and_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def load_dataset(*names: object, **options: object) -> Iterator[dict[str, object]]:
+        asked.append((*names, options["split"]))
+        return iter([{"question": "x"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert list(read_documents("owner/squad::validation#question")) == ["x"]
+    assert list(read_documents("squad:plain#question")) == ["x"]
+    assert asked == [("owner/squad", None, "validation"), ("squad", "plain", "train")]
 
 
 def test_a_mistake_in_a_program_is_not_the_hubs_fault(monkeypatch: pytest.MonkeyPatch) -> None:

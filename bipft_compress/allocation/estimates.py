@@ -1,0 +1,95 @@
+"""What low-rank estimators take off the error of linear layers, on text they were not fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+RANKS = (1, 2, 4, 8)
+"""Ranks of an estimator that a linear layer may have beside none."""
+
+_POWER_STEPS, _OVERSAMPLED = 2, 8
+"""Of the randomised SVD (Halko et al. 2011, algorithm 4.4)."""
+
+
+class Estimates:
+    """Estimators of linear layers that read one input, for one code of it after the other.
+
+    A regression on hundreds of inputs explains part of whatever it is fitted to. So they are fitted
+    to every other token, as `fitting.regression.reduced_rank_regression` does, and what they
+    explain is counted on the rest.
+
+    Args:
+        x: the layers' input, centred, (tokens, in).
+        y: what is wanted of them, side by side, (tokens, out).
+        widths: outputs of each layer.
+        damping: ridge, relative to the mean variance of `x`.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, widths: Sequence[int], damping: float) -> None:
+        self._widths = widths
+        self._ranks = [rank for rank in RANKS if rank <= min(x.shape[1], *widths)]
+        fitted = x[::2]
+        covariance = fitted.T @ fitted / len(fitted)
+        ridge = damping * covariance.diagonal().mean()
+        lower = torch.linalg.cholesky(covariance + ridge * torch.eye(x.shape[1]).to(x))
+        # Whitened inputs: a map of these has the singular values of what it explains.
+        self._z = torch.linalg.solve_triangular(lower, x.T, upper=False).T
+        self._y = y - y.mean(0)
+        self._zy = self._z[::2].T @ self._y[::2] / len(fitted)
+
+    def read(self, values: Tensor) -> None:
+        """Take the values of codes of the input, (tokens, in), for the `gains` that follow."""
+        self._values = values - values.mean(0)
+        fitted = self._values[::2]
+        self._zb = self._z[::2].T @ fitted / len(fitted)
+
+    def gains(self, weight: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """What estimators of each rank take off the mean squared errors of layers.
+
+        Args:
+            weight: what their outputs are of the values, (out, in).
+
+        Yields:
+            A rank of `RANKS`, and the part of each output, (out,); less than 0 where it does harm.
+        """
+        z, b, y = (part[1::2] for part in (self._z, self._values, self._y))
+        gains: list[list[Tensor]] = [[] for _ in self._ranks]
+        for wanted, explained, of_layer in zip(
+            y.split(self._widths, 1),
+            (self._zy - self._zb @ weight.T).split(self._widths, 1),
+            weight.split(self._widths),
+            strict=True,
+        ):
+            up, down = _leading(explained, max(self._ranks))
+            read = z @ down
+            # Covariance of what is left with what the estimators read, and of the latter.
+            left = (wanted.T @ read - of_layer @ (b.T @ read)) / len(z)
+            own = read.T @ read / len(z)
+            for rank, of_rank in zip(self._ranks, gains, strict=True):
+                some = up[:, :rank]
+                gain = 2 * some * left[:, :rank] - (some @ own[:rank, :rank]) * some
+                of_rank.append(gain.sum(1))
+        for rank, of_rank in zip(self._ranks, gains, strict=True):
+            yield rank, torch.cat(of_rank)
+
+
+def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Factors of the best map of whitened inputs that has a rank, the leading ones first.
+
+    Args:
+        matrix: the best map of any rank, (in, out).
+        rank: of the factors.
+
+    Returns:
+        (out, rank) and (in, rank): left and right factor of the map as a weight has it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(matrix.shape[1], rank + _OVERSAMPLED, generator=generator)
+    basis = torch.linalg.qr(matrix @ start.to(matrix)).Q
+    for _ in range(_POWER_STEPS):
+        basis = torch.linalg.qr(matrix @ (matrix.T @ basis)).Q
+    inputs, values, outputs = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return (outputs[:rank].T * values[:rank]), basis @ inputs[:, :rank]

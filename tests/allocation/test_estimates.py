@@ -1,0 +1,37 @@
+"""What estimators take off an error: found where there is something, and not where there is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bipft_compress.allocation.estimates import RANKS, Estimates
+
+TOKENS, IN, OUT = 4000, 24, 40
+
+
+def _gains(low: torch.Tensor, noise: float = 0.5) -> dict[int, float]:
+    """Of layers of 30 and 10 outputs whose codes miss a map of rank 2, and noise."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(TOKENS, IN, generator=generator)
+    values, weight = x.sign(), torch.randn(OUT, IN, generator=generator)
+    y = values @ weight.T + x @ low.T + noise * torch.randn(TOKENS, OUT, generator=generator)
+    estimates = Estimates(x - x.mean(0), y, (30, 10), 1e-3)
+    estimates.read(values)
+    return {rank: float(gain.sum()) for rank, gain in estimates.gains(weight)}
+
+
+def test_a_map_of_rank_two_is_found_by_rank_two():
+    generator = torch.Generator().manual_seed(1)
+    left, right = (torch.randn(n, 2, generator=generator) for n in (OUT, IN))
+    low = left @ right.T
+    gains = _gains(low)
+    assert gains.keys() == set(RANKS)
+    assert gains[2] == pytest.approx(float(low.square().sum()), rel=0.1)
+    assert gains[1] < 0.95 * gains[2]
+    assert gains[8] == pytest.approx(gains[2], rel=0.05)
+
+
+def test_noise_is_not_explained():
+    """A regression that is counted on its own tokens would take 24 of 2,000 parts for each rank."""
+    assert all(gain <= 0 for gain in _gains(torch.zeros(OUT, IN)).values())

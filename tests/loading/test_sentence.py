@@ -1,0 +1,161 @@
+"""What sentence-transformers keeps around an encoder goes through compress, pretrain and pack."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bipft_compress import checkpoint, jobs, loading
+from bipft_compress.errors import CheckpointError
+from bipft_compress.families import describe, get_module
+from bipft_compress.recipe import Recipe
+
+LONGEST = 20
+TEXT = "ab cd ef. gh ij kl mn op abc bcd cde. " * 40
+QUICK = {"initialisation": {"calibration_tokens": 300}}
+
+
+def write_sentence_files(directory, pooling="mean_tokens", width=36, dense=24, longest=LONGEST):
+    """The files of sentence-transformers beside an encoder's: pooling, a dense layer, Normalize."""
+    kinds = ["Transformer", "Pooling", *(["Dense"] if dense else []), "Normalize"]
+    entries = [
+        {
+            "idx": number,
+            "name": str(number),
+            "path": f"{number}_{kind}" if number else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for number, kind in enumerate(kinds)
+    ]
+    (directory / "modules.json").write_text(json.dumps(entries))
+    text = {"max_seq_length": longest, "do_lower_case": False}
+    (directory / "sentence_bert_config.json").write_text(json.dumps(text))
+    settings = {"prompts": {"query": "ab: "}, "similarity_fn_name": "dot"}
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    (directory / "1_Pooling").mkdir()
+    values = {"word_embedding_dimension": width, f"pooling_mode_{pooling}": True}
+    (directory / "1_Pooling/config.json").write_text(json.dumps(values))
+    if dense:
+        (directory / "2_Dense").mkdir()
+        values = {
+            "in_features": width,
+            "out_features": dense,
+            "bias": True,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        }
+        (directory / "2_Dense/config.json").write_text(json.dumps(values))
+        generator = torch.Generator().manual_seed(3)
+        tensors = {
+            "linear.weight": torch.randn(dense, width, generator=generator),
+            "linear.bias": torch.randn(dense, generator=generator),
+        }
+        save_file(tensors, directory / "2_Dense/model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def packed(write_checkpoint, tmp_path_factory):
+    """A packed sentence-transformers checkpoint, its training one and its original, in a folder."""
+    root = tmp_path_factory.mktemp("sentence")
+    write_checkpoint(root / "original")
+    write_sentence_files(root / "original")
+    (root / "text.txt").write_text(TEXT)
+    recipe = Recipe.load(QUICK)
+    jobs.compress_checkpoint(
+        root / "original", recipe, root / "binary", calibration=root / "text.txt"
+    )
+    jobs.pack_checkpoint(root / "binary", root / "packed")
+    return root
+
+
+def test_modules_prompts_and_lengths_are_kept(packed):
+    original = loading.read_pipeline(packed / "original")
+    for directory in ("binary", "packed"):
+        model, tokenizer, record = checkpoint.load(packed / directory)
+        kept = record.pipeline
+        assert [module.kind.rpartition(".")[2] for module in kept.modules] == [
+            "Pooling", "Dense", "Normalize",
+        ]  # fmt: skip
+        assert [m.values for m in kept.modules] == [m.values for m in original.modules]
+        assert (kept.text, kept.settings) == (original.text, original.settings)
+        assert tokenizer.model_max_length == LONGEST
+        for name, tensor in original.modules[1].tensors.items():
+            assert torch.equal(kept.modules[1].tensors[name], tensor.half().float())
+        del model
+    assert load_file(packed / "packed/2_Dense/model.safetensors")["linear.weight"].dtype == (
+        torch.float16
+    )
+
+
+def test_what_no_module_reads_is_not_kept(packed):
+    model, _, _ = checkpoint.load(packed / "packed")
+    assert model.pooler is None
+    assert model.config.max_position_embeddings == LONGEST
+    table = get_module(model, "embeddings.position_embeddings")
+    assert table.num_embeddings == LONGEST
+    report = json.loads((packed / "packed/report.json").read_text())
+    assert "pooler" not in report["memory"]["by_kind"]
+    assert report["memory"]["full_precision_bytes"] == 4 * report["model"]["parameters"]
+    names = [part["name"] for part in report["memory"]["parts"]]
+    assert not any("pooler" in name or "fixed table" in name for name in names)
+
+
+def test_a_recipe_can_keep_it(packed, tmp_path):
+    recipe = Recipe.load(QUICK | {"kept": {"unused": True}})
+    text = packed / "text.txt"
+    jobs.compress_checkpoint(packed / "original", recipe, tmp_path / "binary", calibration=text)
+    model, _, _ = checkpoint.load(tmp_path / "binary")
+    assert describe(model).pooler is not None
+    assert model.config.max_position_embeddings == 40
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "distilbert", "deberta-v2", "roformer"])
+def test_short_sequences_come_out_the_same(write_checkpoint, model_type, tmp_path):
+    from bipft_compress.structure.unused import without_unused
+
+    write_checkpoint(tmp_path, model_type)
+    model, _ = loading.load_pretrained(tmp_path)
+    ids = torch.randint(5, 101, (3, LONGEST), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = model(ids)[0]
+        shorter = without_unused(model, LONGEST)
+        assert torch.equal(shorter(ids)[0], before)
+    if model_type != "deberta-v2":
+        assert shorter.config.max_position_embeddings < 40
+        if model_type != "roformer":
+            with pytest.raises((IndexError, RuntimeError)):
+                shorter(ids[:, :1].expand(1, LONGEST + 1))
+
+
+def test_a_readout_corrects_what_is_pooled(tmp_path):
+    for pooling, first in (("cls_token", True), ("mean_tokens", False), ("max_tokens", False)):
+        (tmp_path / pooling).mkdir()
+        write_sentence_files(tmp_path / pooling, pooling)
+        assert loading.read_pipeline(tmp_path / pooling).first_token is first
+    values = {"embedding_dimension": 36, "pooling_mode": "cls", "include_prompt": True}
+    (tmp_path / "max_tokens/1_Pooling/config.json").write_text(json.dumps(values))
+    assert loading.read_pipeline(tmp_path / "max_tokens").first_token
+
+
+FAULTS = {
+    "other code": (
+        lambda entries: entries[1].update(type="modeling_mine.Pooling"),
+        "could run code",
+    ),
+    "elsewhere": (lambda entries: entries[1].update(path="../1_Pooling"), "lies elsewhere"),
+    "no encoder": (lambda entries: entries.pop(0), "begins with"),
+    "no list": (lambda entries: entries.clear(), "no list of modules"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_be_kept_is_refused(fault, tmp_path):
+    change, words = FAULTS[fault]
+    write_sentence_files(tmp_path)
+    entries = json.loads((tmp_path / "modules.json").read_text())
+    change(entries)
+    (tmp_path / "modules.json").write_text(json.dumps(entries))
+    with pytest.raises(CheckpointError, match=words):
+        loading.read_pipeline(tmp_path)
