@@ -15,6 +15,9 @@ MINILM = {
     "num_attention_heads": 12,
     "num_hidden_layers": 6,
     "intermediate_size": 1536,
+    # Of a sentence-transformers checkpoint, what nothing reads is left out.
+    "max_position_embeddings": 256,
+    "add_pooling_layer": False,
 }
 MINILM_FILE = 90_868_376
 """Bytes of the published all-MiniLM-L6-v2's ``model.safetensors``."""
