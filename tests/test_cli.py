@@ -406,12 +406,12 @@ class TestFaults:
         ("content", "says"),
         [(b"  \n\n ", "holds no text"), (b"\x00\xff\xfe junk", "is not UTF-8 text")],
     )
-    def test_corpus_without_text(self, fails, make_checkpoint, tmp_path, content, says):
+    def test_corpus_without_text(self, fails, make_checkpoint, recipe, tmp_path, content, says):
         bad = tmp_path / "bad.txt"
         bad.write_bytes(content)
         fails(
-            "compress", make_checkpoint("bert"), "--calibration", bad, "--out", tmp_path / "o",
-            says=says,
+            "compress", make_checkpoint("bert"), "--recipe", recipe, "--calibration", bad,
+            "--out", tmp_path / "o", says=says,
         )  # fmt: skip
 
     def test_output_exists(self, fails, make_checkpoint, tmp_path):
@@ -501,9 +501,10 @@ class TestFaults:
         ]:
             fails("evaluate", tmp_path, *options, says=says)
 
-    def test_a_weight_of_a_corpus(self, fails, make_checkpoint, tmp_path):
+    def test_a_weight_of_a_corpus(self, fails, make_checkpoint, recipe, tmp_path):
         fails(
-            "compress", make_checkpoint("bert"), "--calibration", "builtin@0,a.txt",
+            "compress", make_checkpoint("bert"), "--recipe", recipe,
+            "--calibration", "builtin@0,a.txt",
             "--out", tmp_path / "o", says="write a positive number after the @ of 'builtin@0'",
         )  # fmt: skip
 
