@@ -45,6 +45,7 @@ class BipftQuantizer(HfQuantizer):
     requires_calibration = True
     record: Record
     names: dict[str, str]
+    kept: dict[str, Tensor]
 
     @property
     def _form(self) -> Any:
@@ -77,7 +78,7 @@ class BipftQuantizer(HfQuantizer):
         if checkpoint_files is None or len(checkpoint_files) != 1:
             raise CheckpointError("A binary model is loaded from its one file, not from a state.")
         values = self.quantization_config.to_dict()
-        self.record, self.names = build(model, values, Path(checkpoint_files[0]))
+        self.record, self.names, self.kept = build(model, values, Path(checkpoint_files[0]))
 
     @override
     def update_weight_conversions(self, weight_conversions: Any, model: PreTrainedModel) -> Any:
@@ -94,7 +95,7 @@ class BipftQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         from bipft_compress.checkpoint.attach import complete
 
-        complete(model, self._form, self.names)
+        complete(model, self._form, self.names, self.kept)
 
     @override
     def get_state_dict_and_metadata(

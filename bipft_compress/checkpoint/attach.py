@@ -61,7 +61,7 @@ def settle(model: Any, form: str) -> None:
 
 def build(
     model: PreTrainedModel, values: Mapping[str, Any], weights: Path
-) -> tuple[Record, dict[str, str]]:
+) -> tuple[Record, dict[str, str], dict[str, Tensor]]:
     """Give a model on the meta device the modules whose tensors lie in a file, and check these.
 
     Args:
@@ -70,8 +70,8 @@ def build(
         weights: its file.
 
     Returns:
-        The checkpoint's record, and name in the model of each tensor, by its stored name; a fresh
-        head has none.
+        The checkpoint's record; name in the model of each tensor, by its stored name, where a
+        fresh head has none; and buffers that follow from the configuration, by name.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged, or of a version that is not read.
@@ -111,7 +111,8 @@ def build(
         for tied, name in model.all_tied_weights_keys.items()
         if tied in own and name in own
     }
-    return record, {stored: name for stored, name in names.items() if stored not in lost}
+    kept = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_meta}
+    return record, {stored: name for stored, name in names.items() if stored not in lost}, kept
 
 
 def _tie(model: PreTrainedModel) -> None:
@@ -154,17 +155,23 @@ def _without_pooler(model: PreTrainedModel, recipe: Recipe, held: set[str]) -> R
     return recipe.model_copy(update={"kept": recipe.kept.model_copy(update={"pooler": 32})})
 
 
-def complete(model: PreTrainedModel, form: str, names: Mapping[str, str]) -> None:
+def complete(
+    model: PreTrainedModel, form: str, names: Mapping[str, str], kept: Mapping[str, Tensor]
+) -> None:
     """Work out what follows from the tensors, once transformers has put them in their places.
 
     Args:
         model: of `build`; what it has of the file is frozen where it is packed.
         form: see `Form`.
         names: of `build`.
+        kept: of `build`; transformers put memory without meaning in their places.
 
     Raises:
         CheckpointError: tensors contradict each other.
     """
+    for name, buffer in kept.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, buffer)
     if form == "packed":
         stored = set(names.values())
         for name, parameter in model.named_parameters(remove_duplicate=False):
