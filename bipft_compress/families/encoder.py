@@ -122,7 +122,7 @@ def max_sequence_length(config: PretrainedConfig) -> int:
     """Longest sequence, in tokens, that a model has positions for."""
     # The positions of RoBERTa and its kin begin after the padding index.
     after = FAMILIES[config.model_type].positions_after_padding
-    return int(config.max_position_embeddings) - (config.pad_token_id + 1 if after else 0)
+    return int(config.max_position_embeddings) - ((config.pad_token_id or 0) + 1 if after else 0)
 
 
 def drop_pooler(model: PreTrainedModel) -> None:
