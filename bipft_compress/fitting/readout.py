@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -121,46 +121,61 @@ def _clear(readout: Readout) -> None:
 
 def _fit(readout: Readout, features: Tensor, missing: Tensor) -> bool:
     """Fit what is missing; whether that leaves less on texts that were held out."""
-    ridge, left = _best_ridge(features, missing, readout.rank)
     held_out = _held_out(len(features))
-    if left >= float(missing[held_out].square().sum()):
+    fit = _best_map(features, missing, readout.rank)
+    if fit.left >= float(missing[held_out].square().sum()):
         logger.info("readout left at zero: %d texts are too few for its rank", len(features))
         return False
     # Those held out stay so: what is said of the readout is measured on them.
-    _store(readout, exact(features[~held_out]), exact(missing[~held_out]), ridge)
+    _store(readout, fit.down, exact(features[~held_out]), exact(missing[~held_out]))
     return True
 
 
-def _best_ridge(x: Tensor, y: Tensor, rank: int) -> tuple[float, float]:
-    """The ridge that leaves least of `y` on texts held out, and the squared error left."""
+class _Map(NamedTuple):
+    """``y ~ up (down x) + bias``, and the squared error that it leaves of texts held out."""
+
+    up: Tensor
+    down: Tensor
+    bias: Tensor
+    left: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self.down.T @ self.up.T + self.bias
+
+
+def _best_map(x: Tensor, y: Tensor, rank: int) -> _Map:
+    """The map of a rank whose ridge leaves least of `y` on texts held out, fitted to the others."""
     held_out = _held_out(len(x))
     x, y = exact(x), exact(y)
-    errors = {}
-    for ridge in RIDGES:
-        up, down, bias = _regress(x[~held_out], y[~held_out], rank, ridge)
-        left = y[held_out] - x[held_out] @ down.T @ up.T - bias
-        errors[ridge] = float(left.square().sum())
-    best = min(RIDGES, key=errors.__getitem__)
-    return best, errors[best]
+    wanted = y[held_out]
+    maps = []
+    for up, down, bias in _regress(x[~held_out], y[~held_out], rank, RIDGES):
+        tried = _Map(up, down, bias, 0.0)
+        left = float((wanted - tried(x[held_out])).square().sum())
+        maps.append(tried._replace(left=left))
+    return min(maps, key=lambda tried: tried.left)
 
 
-def _regress(x: Tensor, y: Tensor, rank: int, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-    """``y ~ up (down x) + bias`` of least squared error with a ridge."""
+def _regress(
+    x: Tensor, y: Tensor, rank: int, ridges: Sequence[float]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """``y ~ up (down x) + bias`` of least squared error, with each of some ridges."""
     mean_x, mean_y = x.mean(0), y.mean(0)
     x, y = x - mean_x, y - mean_y
-    up, down = reduced_rank_regression(y.T @ x / len(x), x.T @ x / len(x), rank, ridge)
-    return up, down, mean_y - up @ (down @ mean_x)
+    yx, xx = y.T @ x / len(x), x.T @ x / len(x)
+    for ridge in ridges:
+        up, down = reduced_rank_regression(yx, xx, rank, ridge)
+        yield up, down, mean_y - up @ (down @ mean_x)
 
 
 @torch.no_grad()
-def _store(readout: Readout, features: Tensor, missing: Tensor, ridge: float) -> None:
+def _store(readout: Readout, down: Tensor, features: Tensor, missing: Tensor) -> None:
     """Set the readout's numbers: each is fitted to those before it as they are stored."""
-    _, down, _ = _regress(features, missing, readout.rank, ridge)
     set_values(readout.down, "weight", down)
     read = features @ exact(readout.down.weight).T
     # Rounding `down` adds noise to what `up` reads: where that is most of it, a ridge keeps it out.
     full_rank = min(read.shape[1], missing.shape[1])
-    up, mixing, _ = _regress(read, missing, full_rank, min(RIDGES))
+    ((up, mixing, _),) = _regress(read, missing, full_rank, (min(RIDGES),))
     set_values(readout.up, "weight", up @ mixing)
     bias = missing.mean(0) - exact(readout.up.weight) @ read.mean(0)
     readout.up.bias.copy_(bias)
@@ -169,13 +184,11 @@ def _store(readout: Readout, features: Tensor, missing: Tensor, ridge: float) ->
 def _cosines(states: Tensor, wanted: Tensor) -> list[float]:
     """Of each layer, the best linear map's embeddings with those wanted, mean of texts held out."""
     held_out = _held_out(len(states))
-    target = exact(wanted)
+    target = exact(wanted[held_out])
     values = []
     for layer in states.unbind(1):
-        rank = min(layer.shape[1], wanted.shape[1])
-        ridge, _ = _best_ridge(layer, wanted, rank)
-        x = exact(layer)
-        up, down, bias = _regress(x[~held_out], target[~held_out], rank, ridge)
-        read = x[held_out] @ down.T @ up.T + bias
-        values.append(float(F.cosine_similarity(read, target[held_out]).mean()))
+        read = _best_map(layer, wanted, min(layer.shape[1], wanted.shape[1]))(
+            exact(layer[held_out])
+        )
+        values.append(float(F.cosine_similarity(read, target).mean()))
     return values
