@@ -13,7 +13,7 @@ from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.classify import score, scores
 from bipft_compress.tasks.embedding import EmbeddingTask
 from bipft_compress.tasks.embedding_tasks import embedder
-from bipft_compress.tasks.sts import SentencePairs, embedding_floor, likeness, spearman
+from bipft_compress.tasks.sts import SentencePairs, compare, embed_pairs, embedding_floor
 from bipft_compress.training.finetuned import read_classifier
 
 
@@ -48,15 +48,17 @@ def evaluate_sts(
     chosen = choose_device(device)
     for model in (student, original):
         model.to(chosen)  # type: ignore[arg-type]
-    full = spearman(original, tokenizer, pairs)
-    floor = embedding_floor(student, original, tokenizer, pairs)
-    compressed = spearman(student, tokenizer, pairs)
+    given, wanted = (
+        embed_pairs(model, tokenizer, pairs.first, pairs.second) for model in (student, original)
+    )
+    full, compressed = wanted.spearman(pairs.scores), given.spearman(pairs.scores)
+    floor = embedding_floor(student, tokenizer, pairs, wanted)
     figures = {
         "full_precision": full,
         "compressed": compressed,
         "embedding_floor": floor,
         "recovered": (compressed - floor) / (full - floor) if full != floor else None,
-        "similarity_to_original": likeness(student, original, tokenizer, pairs.first).cosine,
+        "similarity_to_original": compare(given.first, wanted.first).cosine,
         "pairs": len(pairs.scores),
         "data": Path(data).name,
     }

@@ -22,7 +22,7 @@ from bipft_compress.reporting.curve import (
     render_curve_html,
     render_curve_markdown,
 )
-from bipft_compress.tasks.sts import SentencePairs, likeness, spearman
+from bipft_compress.tasks.sts import SentencePairs, compare, embed, spearman
 from bipft_compress.text.corpus import BUILTIN
 
 logger = logging.getLogger("bipft_compress")
@@ -86,6 +86,7 @@ def explore(
         logger.info("measuring what the bits of each module are worth")
         allocator = Allocator(model, tokenizer, sketch, calibration)
         sentences = first_sentences(calibration, COMPARED_SENTENCES)
+        wanted = embed(model, tokenizer, sentences)
         points = []
         for number, targets in enumerate(allocator.ladder(budgets)):
             allocation = allocator.allocate(targets)
@@ -95,7 +96,7 @@ def explore(
                     operations=allocation.operations,
                     memory=allocation.memory,
                     error=student.layer_errors[-1],
-                    likeness=likeness(student.model, model, tokenizer, sentences).cosine,
+                    likeness=compare(embed(student.model, tokenizer, sentences), wanted).cosine,
                     score=None if pairs is None else spearman(student.model, tokenizer, pairs),
                     latency_ms=allocator.latency_ms(allocation.recipe),
                     command=_command(source, calibration, targets),

@@ -14,7 +14,7 @@ from bipft_compress.errors import UserError
 from bipft_compress.files import read_json, write_atomically
 from bipft_compress.fitting.compress import Compressed, compress_on
 from bipft_compress.recipe import Recipe
-from bipft_compress.tasks.sts import SentencePairs, likeness, spearman
+from bipft_compress.tasks.sts import SentencePairs, compare, embed, spearman
 from bipft_compress.text.corpus import read_documents
 from bipft_compress.text.sequences import split_sentences
 
@@ -64,7 +64,8 @@ class Keep:
             pairs = SentencePairs.read(self.data)
             return lambda model: spearman(model, tokenizer, pairs)
         sentences = first_sentences(calibration, COMPARED_SENTENCES)
-        return lambda model: likeness(model, original, tokenizer, sentences).cosine
+        wanted = embed(original, tokenizer, sentences)
+        return lambda model: compare(embed(model, tokenizer, sentences), wanted).cosine
 
 
 def first_sentences(text: str | Path, count: int) -> list[str]:

@@ -13,7 +13,7 @@ from bipft_compress.families import max_sequence_length
 from bipft_compress.structure.heads import has_head
 from bipft_compress.tasks.labelled import Examples, Task
 from bipft_compress.tasks.metrics import measure
-from bipft_compress.tasks.sts import cosines
+from bipft_compress.tasks.sts import embed_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,7 +100,7 @@ def score(
     for split, examples in task.dev.items():
         if not has_head(model):
             assert examples.second is not None
-            logits = cosines(model, tokenizer, examples.first, examples.second)[:, None]
+            logits = embed_pairs(model, tokenizer, examples.first, examples.second).cosines[:, None]
         else:
             logits = predict(model, tokenizer, examples, sequence_length)
         for name, value in measure(task.metrics, examples.labels, logits.numpy()).items():

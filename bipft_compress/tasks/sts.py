@@ -146,23 +146,37 @@ def embed(
     return embeddings[torch.from_numpy(np.argsort(order))]
 
 
-def cosines(
+class PairEmbeddings(NamedTuple):
+    """Embeddings of unit length of both sentences of each pair, (pairs, hidden)."""
+
+    first: Tensor
+    second: Tensor
+
+    @property
+    def cosines(self) -> Tensor:
+        """Of each pair, (pairs,)."""
+        return (self.first * self.second).sum(-1)
+
+    def spearman(self, scores: Sequence[float]) -> float:
+        """Spearman's rank correlation of the cosines with people's scores, in [-1, 1]."""
+        return float(spearmanr(self.cosines.numpy(), scores).statistic)
+
+
+def embed_pairs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     first: Sequence[str],
     second: Sequence[str],
-) -> Tensor:
-    """Of the embeddings of pairs of sentences, (pairs,)."""
-    left, right = (embed(model, tokenizer, sentences) for sentences in (first, second))
-    return (left * right).sum(-1)
+) -> PairEmbeddings:
+    """`embed` of both sentences of each pair."""
+    return PairEmbeddings(*(embed(model, tokenizer, part) for part in (first, second)))
 
 
 def spearman(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: SentencePairs
 ) -> float:
-    """Spearman's rank correlation of cosines with people's scores, in [-1, 1]."""
-    predicted = cosines(model, tokenizer, pairs.first, pairs.second)
-    return float(spearmanr(predicted.numpy(), pairs.scores).statistic)
+    """`PairEmbeddings.spearman` of a model."""
+    return embed_pairs(model, tokenizer, pairs.first, pairs.second).spearman(pairs.scores)
 
 
 FLOOR_FOLDS = 5
@@ -171,21 +185,27 @@ FLOOR_FOLDS = 5
 
 def embedding_floor(
     student: PreTrainedModel,
-    original: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: SentencePairs,
+    original: PairEmbeddings,
 ) -> float:
     """`spearman` of the student's word embeddings alone: what it would reach without its layers.
 
     The mean of a sentence's word embeddings, mapped by ridge regression to the original's sentence
     embedding. Of pairs fewer than a linear map needs, the mean itself.
+
+    Args:
+        student: whose word embeddings they are.
+        tokenizer: of `student`.
+        pairs: of sentences.
+        original: its embeddings of `pairs`.
     """
     words = [_word_means(student, tokenizer, part) for part in (pairs.first, pairs.second)]
     plain = np.sum(np.prod([unit_rows(part) for part in words], axis=0), axis=1)
     floor = float(spearmanr(plain, pairs.scores).statistic)
     if 2 * len(plain) < FLOOR_FOLDS * words[0].shape[1]:
         return floor
-    wanted = [embed(original, tokenizer, part).numpy() for part in (pairs.first, pairs.second)]
+    wanted = [part.numpy() for part in original]
     folds = np.arange(len(plain)) % FLOOR_FOLDS
     predicted = np.zeros(len(plain))
     for fold in range(FLOOR_FOLDS):
@@ -226,7 +246,11 @@ def likeness(
     sentences: Sequence[str],
 ) -> Likeness:
     """Compare two models on the same sentences; no labels needed."""
-    compressed, original = (embed(model, tokenizer, sentences) for model in (student, teacher))
+    return compare(*(embed(model, tokenizer, sentences) for model in (student, teacher)))
+
+
+def compare(compressed: Tensor, original: Tensor) -> Likeness:
+    """The likeness of two models' embeddings of the same sentences, (sentences, hidden) each."""
     upper = torch.triu_indices(len(original), len(original), offset=1).unbind()
     similarities = ((vectors @ vectors.T)[upper].numpy() for vectors in (compressed, original))
     ranking = spearmanr(*similarities)

@@ -10,7 +10,15 @@ import torch
 from bipft_compress.errors import CorpusError
 from bipft_compress.families import max_sequence_length
 from bipft_compress.tasks import sts
-from bipft_compress.tasks.sts import SentencePairs, embed, embedding_floor, likeness, spearman
+from bipft_compress.tasks.sts import (
+    PairEmbeddings,
+    SentencePairs,
+    embed,
+    embed_pairs,
+    embedding_floor,
+    likeness,
+    spearman,
+)
 
 SENTENCES = ["ab cd", "ef gh ab", "aa bb ac ad ab cd ef", "p o n"]
 
@@ -86,9 +94,10 @@ def test_the_floor_is_of_the_sentences_that_are_embedded(make_model, tokenizer):
         tails = [second[number] * 9 if number == pair else "" for pair in range(3)]
         longer = [f"{text} {tail}" for text, tail in zip(first, tails, strict=True)]
         scores = [3.0 if number == pair else 1.0 for pair in range(3)]
+        original = embed_pairs(model, tokenizer, first, second)
         assert embedding_floor(
-            model, model, tokenizer, SentencePairs(longer, second, scores)
-        ) == embedding_floor(model, model, tokenizer, SentencePairs(first, second, scores))
+            model, tokenizer, SentencePairs(longer, second, scores), original
+        ) == embedding_floor(model, tokenizer, SentencePairs(first, second, scores), original)
 
 
 def test_the_floor_is_all_that_a_linear_map_reads_from_words(make_model, tokenizer, monkeypatch):
@@ -99,19 +108,18 @@ def test_the_floor_is_all_that_a_linear_map_reads_from_words(make_model, tokeniz
     texts = [" ".join(letters[pick] for pick in row) for row in picks]
     mixing = torch.randn(36, 36, generator=generator)
 
-    def linear(_, __, sentences, *more):
+    def linear(sentences):
         means = torch.from_numpy(sts._word_means(model, tokenizer, sentences))
         return torch.nn.functional.normalize(means @ mixing, dim=-1)
 
-    cosines = (linear(None, None, texts[:150]) * linear(None, None, texts[150:])).sum(1)
-    pairs = SentencePairs(texts[:150], texts[150:], cosines.tolist())
-    few = SentencePairs(texts[:20], texts[150:170], cosines[:20].tolist())
-    monkeypatch.setattr(sts, "embed", linear)
-    mapped = embedding_floor(model, model, tokenizer, pairs)
+    original = PairEmbeddings(linear(texts[:150]), linear(texts[150:]))
+    pairs = SentencePairs(texts[:150], texts[150:], original.cosines.tolist())
+    few = SentencePairs(texts[:20], texts[150:170], pairs.scores[:20])
+    mapped = embedding_floor(model, tokenizer, pairs, original)
     monkeypatch.setattr(sts, "FLOOR_FOLDS", 10**6)  # too few for any map: the plain mean
-    plain = embedding_floor(model, model, tokenizer, pairs)
+    plain = embedding_floor(model, tokenizer, pairs, original)
     assert plain < 0.9 < 0.97 < mapped
-    assert embedding_floor(model, model, tokenizer, few) < 0.97
+    assert embedding_floor(model, tokenizer, few, original) < 0.97
 
 
 def test_likeness_of_a_model_to_itself_is_one(make_model, tokenizer):
