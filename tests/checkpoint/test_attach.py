@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -147,7 +148,9 @@ for directory in sys.argv[1:]:
 assert "bipft_compress" not in sys.modules
 """
     names = [str(path) for path in (written, tmp_path / "training", tmp_path / "saved")]
-    subprocess.run([sys.executable, "-c", code, *names], check=True)
+    # Where this package is installed, torch imports it: see `plugin.autoload`.
+    alone = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    subprocess.run([sys.executable, "-c", code, *names], check=True, env=alone)
 
 
 @pytest.mark.parametrize("first", ["transformers", "bipft_compress"])
