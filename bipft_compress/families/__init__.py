@@ -1,5 +1,6 @@
 """Model families: how their layers are read into blocks. Knows nothing of binarization."""
 
+from bipft_compress.families.calls import max_sequence_length
 from bipft_compress.families.encoder import (
     Encoder,
     EncoderLayer,
@@ -9,7 +10,6 @@ from bipft_compress.families.encoder import (
     drop_pooler,
     get_module,
     head_parameters,
-    max_sequence_length,
     set_module,
     teacher_of,
     use_blocks,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bipft_compress.errors import UnsupportedModelError, UserError
+from bipft_compress.errors import UnsupportedModelError
+from bipft_compress.families.calls import check_calls
 from bipft_compress.families.family import Family
 from bipft_compress.families.table import FAMILIES
 from bipft_compress.nn.block import Block
@@ -21,8 +20,6 @@ from bipft_compress.spec import BlockSpec, LinearSpec
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-logger = logging.getLogger("bipft_compress")
 
 GUIDE = "docs/families.md"
 """The page that teaches how to add a family."""
@@ -118,13 +115,6 @@ def check_supported(config: PretrainedConfig) -> Family:
     return FAMILIES[model_type]
 
 
-def max_sequence_length(config: PretrainedConfig) -> int:
-    """Longest sequence, in tokens, that a model has positions for."""
-    # The positions of RoBERTa and its kin begin after the padding index.
-    after = FAMILIES[config.model_type].positions_after_padding
-    return int(config.max_position_embeddings) - ((config.pad_token_id or 0) + 1 if after else 0)
-
-
 def drop_pooler(model: PreTrainedModel) -> None:
     """Take away the pooler of a bare encoder, and say so in its configuration.
 
@@ -169,54 +159,11 @@ def use_blocks(model: PreTrainedModel) -> Encoder:
             # No method: those of another class than the layer's cannot be pickled.
             layer.forward = partial(family.forward, layer)
         family.finish(base)
-        if _has_positions(base):
-            base.register_forward_pre_hook(_check_length, with_kwargs=True)
         if base._supports_sdpa:
             # Its masks are boolean, and none where there is no padding.
             model.config._attn_implementation = "sdpa"
-        base.register_forward_pre_hook(_refuse_attentions, with_kwargs=True)
-        for part in {model, base}:
-            part.set_attn_implementation = _keep_attention
+        check_calls(model)
     return describe(model)
-
-
-def _has_positions(base: Any) -> bool:
-    """Whether a table of positions ends where `max_sequence_length` says."""
-    tables = (module for module in base.modules() if isinstance(module, nn.Embedding))
-    return any(table.num_embeddings == base.config.max_position_embeddings for table in tables)
-
-
-def _check_length(base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Before a forward pass: torch would say that an index is out of range."""
-    ids: Tensor | None = args[0] if args else kwargs.get("input_ids")
-    if ids is None or ids.dim() != 2 or torch.compiler.is_compiling():
-        return
-    longest, length = max_sequence_length(base.config), ids.shape[1]
-    if length > longest and FAMILIES[base.config.model_type].positions_after_padding:
-        # Padding takes no position.
-        length = int((ids != base.config.pad_token_id).sum(1).max())
-    if length > longest:
-        raise UserError(
-            f"A sequence has {length} tokens, and this model positions for {longest}: cut it with "
-            f"tokenizer(..., truncation=True, max_length={longest})."
-        )
-
-
-def _refuse_attentions(base: Any, arguments: Any, named: dict[str, Any]) -> None:
-    """Before a forward pass: transformers finds no attention of its own, and would give none."""
-    if named.get("output_attentions") or base.config.output_attentions:
-        raise ValueError(
-            "output_attentions cannot be had: attention runs inside blocks of bits, which keep no "
-            "probabilities; ask the full-precision original."
-        )
-
-
-def _keep_attention(implementation: Any, *_: Any, **__: Any) -> None:
-    """In place of `set_attn_implementation`, which would promise what it does not do."""
-    logger.warning(
-        "attn_implementation=%r changes nothing: attention of this model is computed by its blocks",
-        implementation,
-    )
 
 
 def teacher_of(model: PreTrainedModel) -> PreTrainedModel:
