@@ -10,8 +10,8 @@ from typing import Any
 from safetensors import safe_open
 
 from bipft_compress.checkpoint.artefact import digest
-from bipft_compress.checkpoint.record import CHECKSUM, RECORD, WEIGHTS
-from bipft_compress.files import json_digest
+from bipft_compress.checkpoint.record import RECORD, WEIGHTS
+from bipft_compress.files import sealed
 from bipft_compress.loading.checksums import FINE_TUNED, write_fine_tuned
 
 
@@ -23,9 +23,7 @@ def edit_record(directory: Path, **values: Any) -> None:
 
 def seal(path: Path, values: dict[str, Any]) -> None:
     """Write a record, or what fine-tuning keeps in its place, as it is but for its own checksum."""
-    values.pop(CHECKSUM, None)
-    values[CHECKSUM] = json_digest(values)
-    path.write_text(json.dumps(values))
+    path.write_text(json.dumps(sealed(values)))
 
 
 def reseal(directory: Path) -> None:

@@ -12,7 +12,14 @@ from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from bipft_compress.errors import CheckpointError
-from bipft_compress.files import json_digest, read_json, sha256, write_atomically
+from bipft_compress.files import (
+    CHECKSUM,
+    json_digest,
+    read_json,
+    sealed,
+    sha256,
+    write_atomically,
+)
 from bipft_compress.loading.sentence import SentencePipeline
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.knowledge import Knowledge
@@ -25,9 +32,6 @@ FORMAT_VERSION = 2
 
 OLDEST_VERSION = 1
 """The oldest that is read: of version 0.1."""
-
-CHECKSUM = "sha256"
-"""Key of the record's own checksum, of all other keys."""
 
 METADATA = "bipft_compress"
 """Key of the record in the metadata of a weights' file that transformers wrote: see `embed`."""
@@ -210,8 +214,5 @@ def write_record(directory: Path, record: Record) -> None:
 
 
 def _sealed(values: dict[str, Any]) -> dict[str, Any]:
-    """A record as it will be read (a tuple becomes a list), with its own checksum."""
-    values = json.loads(json.dumps(values))
-    if values["format_version"] > OLDEST_VERSION:
-        values[CHECKSUM] = json_digest(values)
-    return values
+    """A record with its own checksum, which version 0.1 had not."""
+    return sealed(values) if values["format_version"] > OLDEST_VERSION else values

@@ -36,6 +36,17 @@ def json_digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+CHECKSUM = "sha256"
+"""Key of the checksum of all other keys that `sealed` adds."""
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values as they will be read, a tuple being a list then, with a checksum of their own."""
+    copied: dict[str, Any] = json.loads(json.dumps(values))
+    copied.pop(CHECKSUM, None)
+    return {**copied, CHECKSUM: json_digest(copied)}
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What two identities, of JSON, do not share: each a name with dots, short values beside it."""
     return list(_differences(before, json.loads(json.dumps(now)), ""))

@@ -187,8 +187,7 @@ def _cosines(states: Tensor, wanted: Tensor) -> list[float]:
     target = exact(wanted[held_out])
     values = []
     for layer in states.unbind(1):
-        read = _best_map(layer, wanted, min(layer.shape[1], wanted.shape[1]))(
-            exact(layer[held_out])
-        )
+        best = _best_map(layer, wanted, min(layer.shape[1], wanted.shape[1]))
+        read = best(exact(layer[held_out]))
         values.append(float(F.cosine_similarity(read, target).mean()))
     return values

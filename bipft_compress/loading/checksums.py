@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bipft_compress.errors import CheckpointError
-from bipft_compress.files import json_digest, read_json, sha256, write_atomically
+from bipft_compress.files import (
+    CHECKSUM,
+    json_digest,
+    read_json,
+    sealed,
+    sha256,
+    write_atomically,
+)
 
 FINE_TUNED = "finetuning.json"
 """Beside a fine-tuned model without a compression record: task, labels, metrics, provenance, what
@@ -21,17 +28,14 @@ its head reads (null without a head), and checksums."""
 READ_SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin", ".jinja")
 """Of the files that a checkpoint may be read from."""
 
-_FILES, _CHECKSUM = "files", "sha256"
+_FILES = "files"
 
 
 def write_fine_tuned(directory: Path, values: Mapping[str, Any]) -> None:
     """Write `FINE_TUNED` with `values`, a checksum of every file that is read, and its own."""
-    sealed = {**values, _FILES: {name: sha256(path) for name, path in _read_files(directory)}}
-    # As it will be read: a tuple becomes a list.
-    sealed = json.loads(json.dumps(sealed))
-    sealed.pop(_CHECKSUM, None)
-    sealed[_CHECKSUM] = json_digest(sealed)
-    write_atomically(directory / FINE_TUNED, json.dumps(sealed, indent=2))
+    files = {name: sha256(path) for name, path in _read_files(directory)}
+    content = sealed({**values, _FILES: files})
+    write_atomically(directory / FINE_TUNED, json.dumps(content, indent=2))
 
 
 def read_fine_tuned(directory: Path) -> dict[str, Any]:
@@ -45,7 +49,7 @@ def read_fine_tuned(directory: Path) -> dict[str, Any]:
     """
     path = directory / FINE_TUNED
     values = read_json(path)
-    checksum = values.pop(_CHECKSUM, None)
+    checksum = values.pop(CHECKSUM, None)
     listed = values.get(_FILES)
     if checksum is None and listed is None:
         return values
