@@ -43,6 +43,7 @@ def test_hidden_states_agree_to_float_rounding(minilm, path, monkeypatch):
         alone = [
             layer(given, real) for layer, given in zip(packed.encoder.layer, expected, strict=False)
         ]
+        alone[-1] = packed.readout(alone[-1], (*expected[:-1], alone[-1]), real)
     assert len(states) == len(expected) == 7
     assert sentences_apart(states[0], expected[0]) == 0
     for mine, theirs in zip(alone, expected[1:], strict=True):

@@ -37,13 +37,15 @@ def random_words(frequent, rare, columns, part, generator):
     parts = -(-columns // part)
     order = torch.randperm(frequent + rare, generator=generator)
     codes = torch.randint(256, (rare, parts), generator=generator, dtype=torch.uint8)
-    return PackedFrequencyAwareEmbedding(
+    words = PackedFrequencyAwareEmbedding(
         PackedRoundedEmbedding(*random_table(frequent, columns, 4, generator), 4, columns),
         PackedRoundedEmbedding(*random_table(256 * parts, part, 8, generator), 8, part),
         codes,
         pack_fields((torch.arange(frequent + rare) < frequent)[order], 1),
         columns,
     )
+    words.refresh()
+    return words
 
 
 @pytest.mark.parametrize("path", COMPILED)
