@@ -47,7 +47,7 @@ def main() -> None:
     sentences = first_sentences(arguments.calibration, COMPARED_SENTENCES)
 
     def row(name: str, allocation: Allocation) -> tuple[float, Row]:
-        student = compress_on(model, allocation.recipe, allocator.sequences)
+        student = compress_on(model, allocation.recipe, allocator.text)
         error = student.layer_errors[-1]
         cosine = likeness(student.model, model, tokenizer, sentences).cosine
         ranks = [part.rank for part in allocation.rows if part.kind == "linear"]

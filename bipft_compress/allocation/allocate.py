@@ -14,13 +14,13 @@ from bipft_compress.counting import ModelShape, count_operations, read_shape
 from bipft_compress.counting.memory import FULL_BYTES
 from bipft_compress.errors import UserError
 from bipft_compress.families import Encoder, describe, max_sequence_length, teacher_of
-from bipft_compress.fitting.compress import calibration_sequences, first_tokens
+from bipft_compress.fitting.calibration import calibration_text, first_tokens
 from bipft_compress.recipe import Precision, Recipe
 from bipft_compress.spec import KINDS
 from bipft_compress.storage.codec import file_bytes, packed_like
 from bipft_compress.storage.plan import storage_plan
 from bipft_compress.structure.swap import on_meta, swap
-from bipft_compress.text.batches import calibration_batches, token_frequencies
+from bipft_compress.text.batches import calibration_batches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,10 +92,10 @@ class Allocator:
                 "estimators": recipe.estimators.model_copy(update=dict.fromkeys(KINDS, 0)),
             }
         )
-        self.sequences = calibration_sequences(tokenizer, recipe, calibration, model)
+        self.text = calibration_text(tokenizer, recipe, calibration, model)
         embedding = model.get_input_embeddings()
         assert isinstance(embedding, nn.Embedding)
-        frequencies = token_frequencies(self.sequences, embedding.num_embeddings)
+        frequencies = self.text.frequencies(embedding.num_embeddings)
         teacher = teacher_of(model)
         _, _, shape = self._swapped(self.recipe)
         self._one_bit = shape
@@ -103,7 +103,7 @@ class Allocator:
             teacher,
             describe(teacher),
             shape,
-            calibration_batches(first_tokens(self.sequences, MEASURED_TOKENS), BATCH_TOKENS),
+            calibration_batches(first_tokens(self.text.layers, MEASURED_TOKENS), BATCH_TOKENS),
             frequencies,
             recipe,
         )

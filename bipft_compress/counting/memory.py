@@ -148,7 +148,7 @@ def _in_readout(name: str, model: nn.Module, encoder: Encoder) -> _Label | None:
         return None
     readout = get_module(model, encoder.readout)
     assert isinstance(readout, Readout)
-    return _Label(encoder.readout, "readout", f"rank {readout.rank}", 0)
+    return _Label(encoder.readout, "readout", f"rank {readout.rank}, and 4 bits a word", 0)
 
 
 def _known(name: str, tensor: Tensor, module: nn.Module, biases: set[str]) -> _Label | None:

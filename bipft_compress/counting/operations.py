@@ -73,8 +73,9 @@ def _readout(shape: ModelShape) -> Iterator[OperationPart]:
     """What a readout computes beside its products: means of tokens, and their correction."""
     if shape.readout is not None:
         readout = shape.readout
-        flops = costs.ADD * (readout.means + readout.corrected) * readout.width
-        note = "means of hidden states, and adding the correction"
+        weighted = (costs.MULTIPLY + costs.ADD) * readout.means
+        flops = (weighted + costs.ADD * readout.corrected) * readout.width
+        note = "weighted means of hidden states, and adding the correction"
         yield elementwise_part(f"{readout.path} (sums)", "readout", 0, flops, note)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,29 +14,23 @@ from transformers import set_seed
 from bipft_compress.checkpoint.attach import attach
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.errors import CorpusError
-from bipft_compress.families import Encoder, get_module, max_sequence_length, teacher_of
+from bipft_compress.families import Encoder, get_module, teacher_of
+from bipft_compress.fitting.calibration import CalibrationText, calibration_text, first_tokens
 from bipft_compress.fitting.embedding import fit_embedding
 from bipft_compress.fitting.initialise import initialise
-from bipft_compress.fitting.readout import fit_readout
-from bipft_compress.nn import CompressedEmbedding
-from bipft_compress.recipe import Recipe, Text
+from bipft_compress.fitting.readout import fit_importance, fit_readout
+from bipft_compress.nn import CompressedEmbedding, Readout
+from bipft_compress.recipe import Recipe
 from bipft_compress.storage.plan import round_to_stored
 from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.structure.swap import Decision, on_meta, swap
-from bipft_compress.text.batches import calibration_batches, token_frequencies
-from bipft_compress.text.corpus import BUILTIN, Corpus, describe_corpus, read_documents
-from bipft_compress.text.sequences import token_sequences
+from bipft_compress.text.batches import calibration_batches
+from bipft_compress.text.corpus import BUILTIN, Corpus
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger("bipft_compress")
-
-PACKED_EVERY = 4
-"""Of so many documents one is packed to full length; the others are cut into sentences."""
-
-FREQUENCY_TOKENS = 1_000_000
-"""Tokens of the calibration text whose frequencies are counted, where there are so many."""
 
 
 @dataclass(repr=False)
@@ -89,19 +82,19 @@ def compress(
     """
     # Before any text is read: a recipe that does not fit the model should not cost a minute.
     swap(on_meta(model), recipe)
-    sequences = calibration_sequences(tokenizer, recipe, calibration, model)
-    return compress_on(model, recipe, sequences, seed=seed, progress=progress)
+    text = calibration_text(tokenizer, recipe, calibration, model)
+    return compress_on(model, recipe, text, seed=seed, progress=progress)
 
 
 def compress_on(
     model: PreTrainedModel,
     recipe: Recipe,
-    sequences: list[list[int]],
+    text: CalibrationText,
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Compressed:
-    """`compress` on text that is token sequences already: see `calibration_sequences`."""
+    """`compress` on text that is token sequences already: see `calibration_text`."""
     set_seed(seed)
     if any(weight.dtype != torch.float32 for weight in model.parameters()):
         logger.info("the model is read in torch.float32, for closed forms need it")
@@ -113,9 +106,14 @@ def compress_on(
     if isinstance(embedding, CompressedEmbedding):
         original = get_module(model, encoder.word_embeddings)
         assert isinstance(original, torch.nn.Embedding)
-        frequencies = token_frequencies(sequences, original.num_embeddings)
-        fit_embedding(embedding, original.weight.detach(), frequencies, seed)
-    fitted = first_tokens(sequences, choices.calibration_tokens)
+        fit_embedding(
+            embedding, original.weight.detach(), text.frequencies(original.num_embeddings), seed
+        )
+    if encoder.readout is not None:
+        readout = get_module(student, encoder.readout)
+        assert isinstance(readout, Readout)
+        fit_importance(readout, text.frequencies(embedding.num_embeddings))  # type: ignore[arg-type]
+    fitted = first_tokens(text.layers, choices.calibration_tokens)
     _check_ranks(recipe, sum(map(len, fitted)))
     teacher = teacher_of(model)
     errors = initialise(
@@ -127,9 +125,7 @@ def compress_on(
         progress=lambda call: progress(call + 1, len(encoder.calls)),
     )
     round_to_stored(student, encoder, recipe)
-    # What the layers were fitted to they do better than other texts.
-    others = sequences[len(fitted) :] + fitted
-    texts = first_tokens(others, recipe.readout.tokens)
+    texts = first_tokens(text.readout, recipe.readout.tokens)
     first_token = recipe.readout.pooling == "first"
     knowledge = fit_readout(student.eval(), teacher, encoder, texts, first_token=first_token)
     round_to_stored(student, encoder, recipe)
@@ -151,43 +147,3 @@ def _check_ranks(recipe: Recipe, tokens: int) -> None:
             f"The calibration text has {tokens} tokens, too few for the rank of {kind}, {rank}: "
             f"give more text, or a --rank below {tokens}."
         )
-
-
-def first_tokens(sequences: list[list[int]], tokens: int) -> list[list[int]]:
-    """The first sequences that hold no more than `tokens` together; at least one."""
-    lengths = itertools.accumulate(map(len, sequences))
-    first = [sequence for sequence, end in zip(sequences, lengths, strict=True) if end <= tokens]
-    return first or sequences[:1]
-
-
-def calibration_sequences(
-    tokenizer: PreTrainedTokenizerBase,
-    recipe: Recipe,
-    calibration: Corpus,
-    model: PreTrainedModel,
-    tokens: int | None = None,
-) -> list[list[int]]:
-    """Calibration text as token sequences: whole sentences and packed ones in turn.
-
-    Of at least `tokens` tokens, where there are so many; or as many as frequencies of words, the
-    calibration and the readout need. A start that has only seen full-length
-    sequences is far worse on short ones than the other way round, so users of either get both.
-    """
-    fitted = recipe.initialisation.calibration_tokens + recipe.readout.tokens
-    tokens = tokens or max(FREQUENCY_TOKENS, fitted)
-    length = min(recipe.initialisation.sequence_length, max_sequence_length(model.config))
-    cut: list[list[int]] = []
-    seen = 0
-    for number, document in enumerate(read_documents(calibration)):
-        unit = "packed" if number % PACKED_EVERY == 0 else "sentences"
-        text = Text(unit=unit, sequence_length=length, shortest=4)
-        for sequence in token_sequences([document], tokenizer, text):
-            cut.append(sequence)
-            seen += len(sequence)
-        if seen >= tokens:
-            break
-    if not cut:
-        raise CorpusError(
-            f"{describe_corpus(calibration)} hold no sequence of at least 4 tokens to calibrate on."
-        )
-    return cut

@@ -15,6 +15,7 @@ from bipft_compress.fitting.moments import exact
 from bipft_compress.fitting.regression import reduced_rank_regression
 from bipft_compress.nn import Readout, set_values
 from bipft_compress.nn.readout import embeddings_of, summary
+from bipft_compress.storage.bits import pack_fields
 from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.text.batches import calibration_batches
 
@@ -32,6 +33,9 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 BATCH_TOKENS = 4096
 """Tokens of a batch of texts."""
 
+COMMON_WORD = 1e-3
+"""Frequency of a word that counts half in a mean: a of the smooth inverse frequency a / (a + p)."""
+
 
 class Texts(NamedTuple):
     """What a model makes of texts."""
@@ -40,6 +44,20 @@ class Texts(NamedTuple):
     """Each hidden state's `nn.readout.summary`, (texts, layers + 1, width)."""
     embeddings: Tensor
     """(texts, hidden)."""
+
+
+def fit_importance(readout: Readout, frequencies: Tensor) -> None:
+    """Give each word its weight in what `readout` reads: its smooth inverse frequency.
+
+    Arora, Liang and Ma (2017), equation 1: words that are in every text say little of one.
+
+    Args:
+        readout: changed in place.
+        frequencies: of each word, relative to all, (vocabulary,); see `token_frequencies`.
+    """
+    weights = COMMON_WORD / (COMMON_WORD + frequencies)
+    codes = (16 * weights).round().clamp(1, 16) - 1
+    readout.importance.copy_(pack_fields(codes, 4))
 
 
 def fit_readout(
@@ -72,7 +90,7 @@ def fit_readout(
         readout = module
         _clear(readout)
     batches = calibration_batches(sequences, BATCH_TOKENS)
-    own, wanted = (read_texts(each, batches, first_token) for each in (student, teacher))
+    own, wanted = (read_texts(each, batches, readout, first_token) for each in (student, teacher))
     if len(wanted.embeddings) < HELD_OUT:
         logger.info("readout left at zero: it needs %d texts or more", HELD_OUT)
         return Knowledge()
@@ -91,14 +109,24 @@ def fit_readout(
 
 
 @torch.no_grad()
-def read_texts(model: PreTrainedModel, batches: Sequence[Tensor], first_token: bool) -> Texts:
-    """Run `model` on `batches` of token ids, each (sequences, length) without padding."""
+def read_texts(
+    model: PreTrainedModel, batches: Sequence[Tensor], readout: Readout | None, first_token: bool
+) -> Texts:
+    """Run `model` on texts.
+
+    Args:
+        model: the student or the original.
+        batches: token ids, each (sequences, length) without padding.
+        readout: whose weights words have in the means; None where all count alike.
+        first_token: a text's embedding is that of its first token.
+    """
     states, embeddings = [], []
     for batch in batches:
         inputs = batch.to(model.device)
         mask = torch.ones_like(inputs)
         output = model.base_model(inputs, attention_mask=mask, output_hidden_states=True)
-        read = [summary(hidden, mask, first_token) for hidden in output.hidden_states]
+        weights = mask if readout is None else readout.weights(inputs, mask)
+        read = [summary(hidden, weights, first_token) for hidden in output.hidden_states]
         states.append(torch.stack(read, 1).cpu())
         embeddings.append(embeddings_of(output.last_hidden_state, mask, first_token).cpu())
     return Texts(torch.cat(states), torch.cat(embeddings))

@@ -95,7 +95,7 @@ def compress_checkpoint(
         elif targets is not None:
             allocator, recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
             # The same text, read once.
-            fit = partial(compress_on, model, recipe, allocator.sequences, seed=seed)
+            fit = partial(compress_on, model, recipe, allocator.text, seed=seed)
             compressed = _with_progress(fit, model, console)
         else:
             fit = partial(compress, model, tokenizer, recipe, calibration, seed=seed)

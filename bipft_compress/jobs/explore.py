@@ -90,7 +90,7 @@ def explore(
         points = []
         for number, targets in enumerate(allocator.ladder(budgets)):
             allocation = allocator.allocate(targets)
-            student = compress_on(model, allocation.recipe, allocator.sequences, seed=seed)
+            student = compress_on(model, allocation.recipe, allocator.text, seed=seed)
             points.append(
                 CurvePoint(
                     operations=allocation.operations,

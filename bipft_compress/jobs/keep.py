@@ -158,7 +158,7 @@ def compress_keeping(
         if step not in made:
             made.clear()  # one model in memory is enough
             allocation = allocator.allocate(ladder[step])
-            student = compress_on(model, allocation.recipe, allocator.sequences, seed=seed)
+            student = compress_on(model, allocation.recipe, allocator.text, seed=seed)
             made[step] = allocation, student
         return made[step]
 

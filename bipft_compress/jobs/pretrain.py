@@ -16,7 +16,7 @@ from bipft_compress.checkpoint.record import RECORD, Record, is_binary
 from bipft_compress.device import AUTO
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, check_output
-from bipft_compress.fitting.compress import calibration_sequences, first_tokens
+from bipft_compress.fitting.calibration import calibration_text, first_tokens
 from bipft_compress.fitting.precision import change_precision
 from bipft_compress.fitting.readout import fit_readout
 from bipft_compress.jobs.identity import corpus_identity, training_identity
@@ -122,8 +122,8 @@ def _finish(
     """Fit the readout to what training made, and round all to what a packed artefact stores."""
     encoder, tokens = describe(student), recipe.readout.tokens
     round_to_stored(student, encoder, recipe)
-    sequences = calibration_sequences(tokenizer, recipe, corpus, student, tokens)
-    texts = first_tokens(sequences, tokens)
+    text = calibration_text(tokenizer, recipe, corpus, student, frequency_tokens=0)
+    texts = first_tokens(text.readout, tokens)
     first_token = recipe.readout.pooling == "first"
     knowledge = fit_readout(student.eval(), teacher.eval(), encoder, texts, first_token=first_token)
     round_to_stored(student, encoder, recipe)

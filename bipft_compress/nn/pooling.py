@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -10,7 +11,8 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         hidden: (batch, length, hidden).
-        mask: (batch, length), true or 1 at real tokens.
+        mask: (batch, length), true or 1 at real tokens; or a weight of each, for a weighted mean.
     """
     weights = mask.to(hidden.dtype).unsqueeze(-1)
-    return (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
+    # A text without a real token has the mean 0.
+    return (hidden * weights).sum(1) / weights.sum(1).clamp_min(torch.finfo(hidden.dtype).tiny)

@@ -138,6 +138,9 @@ class Readout(Section):
         "mean", description="What the embedding of a text is: the mean of its tokens, or the first."
     )
     tokens: int = Field(131072, ge=1, description="Of the text that it is fitted to.")
+    sequence_length: int = Field(
+        256, ge=4, description="Longest text that it is fitted to; whole sentences are mixed in."
+    )
 
 
 class Stage(Section):

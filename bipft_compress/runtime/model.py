@@ -98,6 +98,8 @@ class Skeleton:
             self._pack_block(layer, tensors)
         rounded = [*self.encoder.embeddings_kept, self.encoder.pooler]
         if self.encoder.readout is not None:
+            importance = f"{self.encoder.readout}.importance"
+            get_module(self.model, self.encoder.readout).importance = tensors[importance]
             rounded += [f"{self.encoder.readout}.down", f"{self.encoder.readout}.up"]
         for path in rounded:
             if path is not None and f"{path}.weight_scale" in tensors:

@@ -22,6 +22,7 @@ from bipft_compress.nn import (
     FrequencyAwareEmbedding,
     HeadwiseEstimator,
     LowRankEstimator,
+    Readout,
     RowRounding,
     SharedEstimator,
     SignEmbedding,
@@ -78,6 +79,8 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters(recurse=False)
     if isinstance(module, FrequencyAwareEmbedding):
         yield from (("codes", module.codes), ("is_frequent", module.is_frequent))
+    if isinstance(module, Readout):
+        yield "importance", module.importance
 
 
 def _storage(path: str, name: str, module: nn.Module, encoder: Encoder, recipe: Recipe) -> Storage:
@@ -99,6 +102,8 @@ def _storage(path: str, name: str, module: nn.Module, encoder: Encoder, recipe: 
             "codes": Storage(full, "bytes", 8),
             "is_frequent": Storage(full, "flags", 1),
         }[name]
+    if isinstance(module, Readout):
+        return Storage(full, "bytes", 8)
     # A parametrized weight and its rounding lie in modules of torch's own below the layer.
     owner = path.partition(".parametrizations")[0]
     kind = _kept_kind(owner, name, encoder)

@@ -62,7 +62,7 @@ def _adapted(
     states = output.hidden_states
     mask = _mask(named, hidden)
     if readout is not None:
-        hidden = readout(hidden, states, mask)
+        hidden = readout(hidden, states, readout.weights(named.get("input_ids"), mask))
         states = (*states[:-1], hidden)
     first = mean_pool(hidden, mask).unsqueeze(1) if mean_first else hidden[:, :1]
     if mean_first:

@@ -220,7 +220,14 @@ def _add_readout(model: PreTrainedModel, encoder: Encoder, recipe: Recipe) -> En
     chosen, backbone = recipe.readout, model.base_model
     layers = evenly_spaced(chosen.layers, model.config.num_hidden_layers)
     rank = min(chosen.rank, encoder.hidden_size)
-    readout = Readout(encoder.hidden_size, layers, rank, first_token=chosen.pooling == "first")
+    words = get_module(model, encoder.word_embeddings)
+    readout = Readout(
+        encoder.hidden_size,
+        layers,
+        rank,
+        words.num_embeddings,  # type: ignore[arg-type]
+        first_token=chosen.pooling == "first",
+    )
     backbone.readout = readout.to(next(backbone.parameters()).device)
     if chosen.bits <= 8:
         for linear in (readout.down, readout.up):

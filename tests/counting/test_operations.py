@@ -209,10 +209,10 @@ def test_bits_of_weights_and_magnitudes_of_tokens_by_hand(tiny_config):
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
 def test_a_readout_by_hand(tiny_config, pooling):
-    """Two hidden states are read; the products are paid once a text, the sums once a token."""
+    """Two hidden states are read; products once a text, weighted sums once a token."""
     chosen = {"rank": 5, "layers": 2, "pooling": pooling}
     counted = operations(tiny_config, Recipe.load({"readout": chosen})).by_kind["readout"]
     read, corrected = (4 * H, B) if pooling == "first" else (2 * H, N)
     assert counted.macs == B * 5 * (read + H)
     assert counted.full_precision == 0
-    assert counted.compressed == 2 * counted.macs + B * H + (2 * N + corrected) * H
+    assert counted.compressed == 2 * counted.macs + B * H + (2 * 2 * N + corrected) * H

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bipft_compress.families import get_module, teacher_of
-from bipft_compress.fitting.readout import _regress, fit_readout
+from bipft_compress.fitting.readout import _regress, fit_importance, fit_readout
+from bipft_compress.nn import Readout
 from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.structure.knowledge import Knowledge
 
@@ -20,6 +21,15 @@ def texts():
         torch.randint(5, 101, (5 + number % 9,), generator=generator).tolist()
         for number in range(1200)
     ]
+
+
+def test_importance_is_the_smooth_inverse_frequency():
+    readout = Readout(3, (0,), 2, 5)
+    fit_importance(readout, torch.tensor([0.5, 1e-3, 1e-5, 3e-3, 0.495], dtype=torch.float64))
+    ids = torch.arange(5).unsqueeze(0)
+    # 0.002, 0.5, 0.99, 0.25 and 0.002 in sixteenths, of which none is 0.
+    expected = torch.tensor([[1.0, 8.0, 16.0, 4.0, 1.0]]) / 16
+    assert torch.equal(readout.weights(ids, torch.ones_like(ids)), expected)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ def states():
 
 
 def _filled(*, first_token: bool) -> Readout:
-    readout = Readout(3, (0, 2), 2, first_token=first_token)
+    readout = Readout(3, (0, 2), 2, 5, first_token=first_token)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in readout.parameters():
@@ -67,7 +67,7 @@ def test_padding_does_not_count(states):
 def test_starts_at_zero(states):
     hidden_states, mask = states
     last = hidden_states[2]
-    assert torch.equal(Readout(3, (0, 1, 2), 2)(last, hidden_states, mask), last)
+    assert torch.equal(Readout(3, (0, 1, 2), 2, 5)(last, hidden_states, mask), last)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,28 @@ def test_starts_at_zero(states):
 )  # fmt: skip
 def test_layers_are_spaced_evenly(number, layers, expected):
     assert evenly_spaced(number, layers) == expected
+
+
+def test_words_have_their_weights_and_padding_none():
+    readout = Readout(3, (0,), 2, 5)
+    ids, mask = torch.tensor([[0, 1, 2, 3, 4, 0]]), torch.tensor([[1, 1, 1, 1, 1, 0]])
+    # Of words that nothing is known of, the plain mean.
+    assert torch.equal(readout.weights(ids, mask), mask.float())
+    readout.importance = torch.tensor([0x70, 0xF3, 0x0A], dtype=torch.uint8)
+    expected = torch.tensor([[1.0, 8.0, 4.0, 16.0, 11.0, 0.0]]) / 16
+    assert torch.equal(readout.weights(ids, mask), expected)
+    assert torch.equal(readout.weights(ids, mask.bool()), expected)
+    # Embeddings that are given without words.
+    assert torch.equal(readout.weights(None, mask), mask.float())
+
+
+@torch.no_grad()
+def test_a_weighted_mean_by_hand(states):
+    hidden_states, _ = states
+    readout = _filled(first_token=False)
+    weights = torch.tensor([[0.25, 0.5, 0.25, 0.0], [0.0625, 0.0, 0.0, 0.0]])
+    features = readout.features(hidden_states, weights)
+    for n, part in zip((0, 2), features.chunk(2, -1), strict=True):
+        a, b, c, _ = hidden_states[n][0]
+        torch.testing.assert_close(part[0], a / 4 + b / 2 + c / 4)
+        torch.testing.assert_close(part[1], hidden_states[n][1, 0])

@@ -18,6 +18,8 @@ def pair(make_binary, family):
     binary = make_binary(family, recipe=RECIPE)
     plain = make_binary(family)
     plain.student.load_state_dict(binary.student.state_dict(), strict=False)
+    importance = get_module(binary.student, binary.encoder.readout).importance
+    importance.random_(generator=torch.Generator().manual_seed(0))
     return binary.student, plain.student
 
 
@@ -28,7 +30,7 @@ def test_the_last_hidden_states_are_corrected(pair):
     ours = model(**inputs, output_hidden_states=True)
     theirs = plain(**inputs, output_hidden_states=True)
     readout = get_module(model, describe(model).readout)
-    wanted = readout(theirs.last_hidden_state, theirs.hidden_states, MASK)
+    wanted = readout(theirs.last_hidden_state, theirs.hidden_states, readout.weights(IDS, MASK))
     assert torch.equal(ours.last_hidden_state, wanted)
     assert torch.equal(ours.hidden_states[-1], wanted)
     for a, b in zip(ours.hidden_states[:-1], theirs.hidden_states[:-1], strict=True):
@@ -37,6 +39,19 @@ def test_the_last_hidden_states_are_corrected(pair):
         module = get_module(model, describe(model).pooler)
         expected = module(wanted[:, 0]).tanh()
         torch.testing.assert_close(ours.pooler_output, expected)
+
+
+@torch.no_grad()
+def test_embeddings_given_for_words_all_count_alike(pair):
+    model, plain = pair
+    if model.config.model_type not in ("bert", "roberta", "mpnet", "modernbert"):
+        pytest.skip("not every family takes embeddings")
+    embeddings = model.get_input_embeddings()(IDS)
+    states = model(inputs_embeds=embeddings, attention_mask=MASK, output_hidden_states=True)
+    theirs = plain(inputs_embeds=embeddings, attention_mask=MASK, output_hidden_states=True)
+    readout = get_module(model, describe(model).readout)
+    wanted = readout(theirs.last_hidden_state, theirs.hidden_states, MASK)
+    assert torch.equal(states.last_hidden_state, wanted)
 
 
 @torch.no_grad()
