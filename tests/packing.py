@@ -53,7 +53,7 @@ def make_binary(make_model):
         generator = torch.Generator().manual_seed(5)
         state = student.state_dict()
         for name, tensor in state.items():
-            if name.endswith("codes"):
+            if name.endswith(("codes", "importance")):
                 tensor.random_(generator=generator)
             elif name.endswith("is_frequent"):
                 tensor.copy_(tensor[torch.randperm(len(tensor), generator=generator)])

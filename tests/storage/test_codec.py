@@ -28,18 +28,26 @@ RECIPES = {
         "estimators": EVERYTHING["estimators"] | {"bits": 32},
     },
 }
-HEADS = ("ForMaskedLM", "ForSequenceClassification")
+# A head of its own differs in what is kept: its bits do not depend on those of the layers.
+CASES = [(name, "ForMaskedLM") for name in RECIPES] + [
+    (name, "ForSequenceClassification") for name in ("everything", "wide")
+]
 
 
-@pytest.fixture(params=RECIPES)
-def recipe(request):
-    return RECIPES[request.param]
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request):
+    return request.param
 
 
-@pytest.fixture(params=HEADS)
-def packed(request, recipe, family, make_binary):
+@pytest.fixture
+def recipe(case):
+    return RECIPES[case[0]]
+
+
+@pytest.fixture
+def packed(case, recipe, family, make_binary):
     """A binary model, its plan, and its packed tensors."""
-    pair = make_binary(family, request.param, recipe)
+    pair = make_binary(family, case[1], recipe)
     plan = storage_plan(pair.student, pair.encoder, Recipe.load(recipe))
     return pair, plan, pack_state(pair.student.state_dict(), plan)
 
