@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +11,9 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bipft_compress import jobs, loading
 from bipft_compress.allocation import Targets
@@ -24,7 +25,7 @@ from bipft_compress.cli import guard, say, set_up
 from bipft_compress.errors import UserError
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import Report
-from bipft_compress.tasks.sts import Likeness, likeness
+from bipft_compress.tasks.sts import Likeness, embed, likeness
 from bipft_compress.text.corpus import BUILTIN, read_documents
 from bipft_compress.text.sequences import split_sentences
 
@@ -36,6 +37,13 @@ TOKENS = 128
 
 FINER = 14.0
 """How many times smaller the second model is."""
+
+QUERIES = (
+    "How do I bring features to the same range?",
+    "Can unlabeled data help a classifier?",
+    "How is a decision tree drawn?",
+)
+"""What the held-out sentences are searched for."""
 
 ROUNDS = 15
 """How often each model is timed."""
@@ -109,6 +117,14 @@ class Shown:
         ]
 
 
+def nearest(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]
+) -> list[str]:
+    """The sentence whose embedding is nearest to that of each of `QUERIES`."""
+    queries, embedded = (embed(model, tokenizer, texts) for texts in (QUERIES, sentences))
+    return [sentences[number] for number in (queries @ embedded.T).argmax(-1).tolist()]
+
+
 def latencies(models: Mapping[str, PreTrainedModel]) -> dict[str, float]:
     """Milliseconds on one thread for a sequence of `TOKENS` tokens, medians of rounds in turn."""
     ids = torch.randint(1000, 2000, (1, TOKENS), generator=torch.Generator().manual_seed(0))
@@ -171,6 +187,14 @@ def main(
     console.print(
         "Likeness: held-out sentences, embedded by both models; the ranking is that of all pairs."
     )
+    examples = Table(title=f"Nearest of {len(sentences)} sentences", show_lines=True)
+    examples.add_column("query")
+    for name in models:
+        examples.add_column(name)
+    answers = (nearest(model, tokenizer, sentences) for model in models.values())
+    for query, *row in zip(QUERIES, *answers, strict=True):
+        examples.add_row(*map(escape, (query, *row)))
+    console.print(examples)
     for name, folder in folders.items():
         say(f"Packed artefact, {name}: {folder}")
     say(f"Report: {(out / 'report' / 'report.html').resolve()}")
