@@ -192,8 +192,8 @@ def main(
     for name in models:
         examples.add_column(name)
     answers = (nearest(model, tokenizer, sentences) for model in models.values())
-    for query, *row in zip(QUERIES, *answers, strict=True):
-        examples.add_row(*map(escape, (query, *row)))
+    for query, *nearest_ones in zip(QUERIES, *answers, strict=True):
+        examples.add_row(*map(escape, (query, *nearest_ones)))
     console.print(examples)
     for name, folder in folders.items():
         say(f"Packed artefact, {name}: {folder}")

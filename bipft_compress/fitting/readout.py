@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bipft_compress.families import Encoder, get_module
 from bipft_compress.fitting.moments import exact
-from bipft_compress.fitting.regression import reduced_rank_regression
+from bipft_compress.fitting.regression import reduced_rank_regression, ridge_regression
 from bipft_compress.nn import Readout, set_values
 from bipft_compress.nn.readout import embeddings_of, summary
 from bipft_compress.storage.bits import pack_fields
@@ -150,50 +150,59 @@ def _clear(readout: Readout) -> None:
 def _fit(readout: Readout, features: Tensor, missing: Tensor) -> bool:
     """Fit what is missing; whether that leaves less on texts that were held out."""
     held_out = _held_out(len(features))
-    fit = _best_map(features, missing, readout.rank)
-    if fit.left >= float(missing[held_out].square().sum()):
+    fit, left = _best_map(features, missing, readout.rank)
+    if left >= float(missing[held_out].square().sum()):
         logger.info("readout left at zero: %d texts are too few for its rank", len(features))
         return False
     # Those held out stay so: what is said of the readout is measured on them.
+    assert fit.down is not None
     _store(readout, fit.down, exact(features[~held_out]), exact(missing[~held_out]))
     return True
 
 
 class _Map(NamedTuple):
-    """``y ~ up (down x) + bias``, and the squared error that it leaves of texts held out."""
+    """``y ~ up (down x) + bias``; without `down` of any rank."""
 
     up: Tensor
-    down: Tensor
+    down: Tensor | None
     bias: Tensor
-    left: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x @ self.down.T @ self.up.T + self.bias
+        return (x if self.down is None else x @ self.down.T) @ self.up.T + self.bias
 
 
-def _best_map(x: Tensor, y: Tensor, rank: int) -> _Map:
-    """The map of a rank whose ridge leaves least of `y` on texts held out, fitted to the others."""
+def _best_map(x: Tensor, y: Tensor, rank: int | None = None) -> tuple[_Map, float]:
+    """The map whose ridge leaves least of `y` on texts held out, fitted to the others.
+
+    Args:
+        x: (texts, in).
+        y: (texts, out).
+        rank: of the map; None for any.
+
+    Returns:
+        The map, and the squared error that it leaves of those held out.
+    """
     held_out = _held_out(len(x))
     x, y = exact(x), exact(y)
-    wanted = y[held_out]
-    maps = []
-    for up, down, bias in _regress(x[~held_out], y[~held_out], rank, RIDGES):
-        tried = _Map(up, down, bias, 0.0)
-        left = float((wanted - tried(x[held_out])).square().sum())
-        maps.append(tried._replace(left=left))
-    return min(maps, key=lambda tried: tried.left)
+    maps = _regress(x[~held_out], y[~held_out], RIDGES, rank)
+    left = [(fit, float((y[held_out] - fit(x[held_out])).square().sum())) for fit in maps]
+    return min(left, key=lambda pair: pair[1])
 
 
 def _regress(
-    x: Tensor, y: Tensor, rank: int, ridges: Sequence[float]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """``y ~ up (down x) + bias`` of least squared error, with each of some ridges."""
+    x: Tensor, y: Tensor, ridges: Sequence[float], rank: int | None = None
+) -> Iterator[_Map]:
+    """The map of least squared error with each of some ridges."""
     mean_x, mean_y = x.mean(0), y.mean(0)
     x, y = x - mean_x, y - mean_y
     yx, xx = y.T @ x / len(x), x.T @ x / len(x)
     for ridge in ridges:
-        up, down = reduced_rank_regression(yx, xx, rank, ridge)
-        yield up, down, mean_y - up @ (down @ mean_x)
+        if rank is None:
+            matrix = ridge_regression(yx, xx, ridge)
+            yield _Map(matrix, None, mean_y - matrix @ mean_x)
+        else:
+            up, down = reduced_rank_regression(yx, xx, rank, ridge)
+            yield _Map(up, down, mean_y - up @ (down @ mean_x))
 
 
 @torch.no_grad()
@@ -202,9 +211,8 @@ def _store(readout: Readout, down: Tensor, features: Tensor, missing: Tensor) ->
     set_values(readout.down, "weight", down)
     read = features @ exact(readout.down.weight).T
     # Rounding `down` adds noise to what `up` reads: where that is most of it, a ridge keeps it out.
-    full_rank = min(read.shape[1], missing.shape[1])
-    ((up, mixing, _),) = _regress(read, missing, full_rank, (min(RIDGES),))
-    set_values(readout.up, "weight", up @ mixing)
+    (fit,) = _regress(read, missing, (min(RIDGES),))
+    set_values(readout.up, "weight", fit.up)
     bias = missing.mean(0) - exact(readout.up.weight) @ read.mean(0)
     readout.up.bias.copy_(bias)
 
@@ -215,7 +223,7 @@ def _cosines(states: Tensor, wanted: Tensor) -> list[float]:
     target = exact(wanted[held_out])
     values = []
     for layer in states.unbind(1):
-        best = _best_map(layer, wanted, min(layer.shape[1], wanted.shape[1]))
+        best, _ = _best_map(layer, wanted)
         read = best(exact(layer[held_out]))
         values.append(float(F.cosine_similarity(read, target).mean()))
     return values

@@ -68,6 +68,12 @@ def reduced_rank_regression(
     return left * root, down * root.unsqueeze(1)
 
 
+def ridge_regression(yx: Tensor, xx: Tensor, damping: float) -> Tensor:
+    """The linear map of any rank, (out, in); else as `reduced_rank_regression`, in less time."""
+    matrix: Tensor = torch.cholesky_solve(yx.T, _damped_root(xx, damping)).T
+    return matrix
+
+
 def _damped_root(xx: Tensor, damping: float) -> Tensor:
     """Lower triangular L with L L^T = C + ridge: as little more as rounding makes necessary."""
     eye, ridge = torch.eye(len(xx)).to(xx), damping * xx.diagonal().mean() + _TINY

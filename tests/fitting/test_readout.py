@@ -101,11 +101,14 @@ def test_at_full_rank_it_is_least_squares():
     x = torch.randn(200, 7, generator=generator, dtype=torch.float64) + 3
     y = x @ torch.randn(7, 5, generator=generator, dtype=torch.float64) - 2
     y += 0.3 * torch.randn(200, 5, generator=generator, dtype=torch.float64)
-    ((up, down, bias),) = _regress(x, y, 5, [1e-12])
     ones = torch.cat([x, torch.ones(200, 1, dtype=x.dtype)], 1)
     solved = torch.linalg.lstsq(ones, y).solution
-    torch.testing.assert_close((up @ down).T, solved[:-1], rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(bias, solved[-1], rtol=1e-6, atol=1e-8)
+    for rank in (None, 5):
+        (fit,) = _regress(x, y, [1e-12], rank)
+        matrix = fit.up if fit.down is None else fit.up @ fit.down
+        torch.testing.assert_close(matrix.T, solved[:-1], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(fit.bias, solved[-1], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(fit(x), ones @ solved, rtol=1e-6, atol=1e-8)
 
 
 def test_padding_changes_nothing(make_pair, texts):
