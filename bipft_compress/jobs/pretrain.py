@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bipft_compress import checkpoint, loading
 from bipft_compress.checkpoint.record import RECORD, Record, is_binary
-from bipft_compress.device import AUTO
+from bipft_compress.device import AUTO, choose_device, join_processes
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, check_output
 from bipft_compress.fitting.calibration import calibration_text, first_tokens
@@ -68,6 +68,7 @@ def pretrain(
     target = Path(out)
     inputs = [directory, corpus, teacher]
     with claim_training(target, resume=resume, overwrite=overwrite, inputs=inputs) as work:
+        join_processes(choose_device(device))
         record = Record.read(Path(directory))
         guide = teacher or record.teacher
         check_output(target, True, [guide])

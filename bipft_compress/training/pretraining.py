@@ -68,7 +68,7 @@ def pretrain_model(
     for part in (student, teacher):
         without_dropout(part)
     distillation = Distillation(student, teacher, describe(student), recipe.objective)
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    batch = args.train_batch_size * args.gradient_accumulation_steps
     # No more text is read than the steps can use.
     limit = args.max_steps * batch if args.max_steps > 0 else None
     with args.main_process_first():
