@@ -16,7 +16,8 @@ from bipft_compress.fitting.moments import LinearMoments
 @pytest.mark.parametrize("shares", [(700, 300), (1000, 0)])
 def test_shares_join_to_the_moments_of_all(monkeypatch, shares):
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1000, 7, generator=generator) + torch.linspace(-50, 50, 1000)[:, None]
+    x = torch.randn(1000, 7, generator=generator, dtype=torch.float64)
+    x = x + torch.linspace(-50, 50, 1000, dtype=torch.float64)[:, None]
     b, y = x.sign(), x[:, :3] ** 2
     whole = LinearMoments(7, 3)
     whole.update(x, b, y)
@@ -46,4 +47,4 @@ def test_shares_join_to_the_moments_of_all(monkeypatch, shares):
         for joined in pool.map(gather, range(2)):
             for field in fields(expected):
                 both = (getattr(one, field.name) for one in (joined, expected))
-                torch.testing.assert_close(*both, rtol=1e-5, atol=1e-4)
+                torch.testing.assert_close(*both, rtol=1e-9, atol=1e-9)

@@ -10,7 +10,7 @@ from unittest import mock
 
 from accelerate import PartialState
 
-from bipft_compress.jobs import finetune, pretrain
+from bipft_compress.jobs import compress_checkpoint, finetune, pretrain
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.tasks.chosen import ChosenTask
@@ -126,8 +126,16 @@ class Runs:
             )  # fmt: skip
         self.points[name] = kept
 
+    def compress(self, name: str) -> None:
+        # Without the descent, which would make more of a rounding error.
+        compress_checkpoint(
+            self.directory / "bert-ForPreTraining", RECIPE.with_rank(1), self.directory / name,
+            calibration=self.directory / "corpus.txt", device="cpu",
+        )  # fmt: skip
+
     def all(self, prefix: str) -> None:
         """Every kind, from its first step to its last."""
+        self.compress(f"{prefix}-compressed")
         self.pretrain(f"{prefix}-pretrained")
         self.pretrain(f"{prefix}-alone", recipe=ALONE)
         self.pretrain(f"{prefix}-interrupted", interrupted=True)
