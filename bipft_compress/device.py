@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from accelerate import PartialState
 
 from bipft_compress.errors import UserError
+from bipft_compress.processes import check_data_parallel
 
 AUTO = "auto"
 DEVICES = (AUTO, "cpu", "cuda", "mps")
@@ -27,6 +29,19 @@ def choose_device(name: str = AUTO) -> torch.device:
             "--device auto."
         )
     return torch.device(name)
+
+
+def join_processes(device: torch.device) -> PartialState:
+    """What this process is among those of its run, connected with them, each on a GPU of its own.
+
+    Args:
+        device: see `choose_device`.
+
+    Raises:
+        UserError: see `check_data_parallel`.
+    """
+    check_data_parallel()
+    return PartialState(cpu=device.type == "cpu")
 
 
 def _has_mps() -> bool:

@@ -191,12 +191,11 @@ def make_model():
         model_class = getattr(transformers, prefix + head)
         config = model_class.config_class(
             vocab_size=VOCABULARY,
-            max_position_embeddings=40,
             pad_token_id=PAD,
             bos_token_id=0,
             eos_token_id=2,
             attn_implementation="eager",
-            **(sizes | overrides),
+            **({"max_position_embeddings": 40} | sizes | overrides),
         )
         model = model_class(config).eval()
         # The library's own start has zero biases and unit gains: they would hide mistakes.

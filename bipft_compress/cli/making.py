@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -29,6 +29,9 @@ from bipft_compress.cli.options import (
     TeacherOption,
 )
 from bipft_compress.cli.shell import app, console, say, set_up
+
+if TYPE_CHECKING:
+    from bipft_compress.jobs import DryRun
 
 
 @app.command()
@@ -142,6 +145,13 @@ def pretrain(
         bool, typer.Option("--resume", help="Go on from the last checkpoint for --out.")
     ] = False,
     teacher: TeacherOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check all up to the first step and count; write nothing."),
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option(help="With --dry-run: count for so many processes.", min=1)
+    ] = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
@@ -152,13 +162,25 @@ def pretrain(
 
     Example: `bipft-compress pretrain bert-binary --corpus wiki.txt --steps 2000 --out bert-better`
     """
+    from bipft_compress import jobs
+    from bipft_compress.errors import UserError
     from bipft_compress.jobs.pretrain import pretrain as job
     from bipft_compress.recipe import Recipe
 
     shown = set_up(quiet)
+    chosen = Recipe.load(recipe) if recipe else None
+    if processes is not None and not dry_run:
+        raise UserError("--processes goes with --dry-run: start several with accelerate launch.")
+    if dry_run:
+        counted = jobs.dry_run(
+            directory, corpus, out, recipe=chosen, teacher=teacher, steps=steps,
+            processes=processes, device=device, overwrite=overwrite,
+        )  # fmt: skip
+        console.print(_dry_run_table(counted))
+        return
     record = job(
         directory, corpus, out,
-        recipe=Recipe.load(recipe) if recipe else None,
+        recipe=chosen,
         teacher=teacher, steps=steps, resume=resume, device=device, overwrite=overwrite,
         console=shown,
     )  # fmt: skip
@@ -227,6 +249,22 @@ def run(
     say(f"Binary checkpoint: {out / 'pretrained'}")
     say(f"Packed artefact: {out / 'packed'}")
     say(f"Report: {(out / 'report' / 'report.html').resolve()}")
+
+
+def _dry_run_table(counted: DryRun) -> Table:
+    table = Table("Pretraining", Column("", justify="right"))
+    if counted.steps is not None:
+        table.add_row("steps", f"{counted.steps:,}")
+        table.add_row("tokens, about", f"{counted.tokens:,}")
+    table.add_row("tokens of a step, about", f"{counted.tokens_per_step:,}")
+    table.add_row("batch, sequences", f"{counted.batch:,}")
+    table.add_row("processes", f"{counted.processes:,}")
+    table.add_row("batch of a process", f"{counted.batch_per_process:,}")
+    table.add_row(
+        "memory of a process: weights and optimiser", f"{counted.state_bytes / 1e9:.2f} GB"
+    )
+    table.add_row("memory of a process: activations", f"{counted.activation_bytes / 1e9:.2f} GB")
+    return table
 
 
 def _decisions_table(decisions: list[Any]) -> Table:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from bipft_compress.errors import Stopped, UserError, printable
+from bipft_compress.processes import check_alone, is_main_process
 
 app = typer.Typer(
     name="bipft-compress",
@@ -40,18 +41,28 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+_TOGETHER = ("compress", "pretrain", "finetune")
+"""Commands that several processes can share."""
+
+
 @app.callback()
 def _options(
+    context: typer.Context,
     show_version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
-    pass
+    command = context.invoked_subcommand
+    if command is not None and command not in _TOGETHER:
+        check_alone(command)
 
 
 def set_up(quiet: bool = False, to_stderr: bool = False) -> Console:
-    """Logging for one command; the console that its progress bar may use."""
+    """Logging for one command; the console that its progress bar may use.
+
+    Of several processes the main one alone says what it does.
+    """
     import datasets
     import transformers
 
@@ -65,8 +76,10 @@ def set_up(quiet: bool = False, to_stderr: bool = False) -> Console:
         handler = RichHandler(console=shown, show_path=False, show_level=False)
     logger = logging.getLogger("bipft_compress")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)
     logger.propagate = False
+    if not is_main_process():
+        console.quiet = quiet = True
     return Console(quiet=True) if quiet else shown
 
 
@@ -115,10 +128,14 @@ def guard(command: Callable[[], object]) -> None:
         with _stoppable():
             command()
     except UserError as error:
-        errors.print(f"Error: {printable(str(error))}", style="red", soft_wrap=True)
+        if is_main_process():
+            errors.print(f"Error: {printable(str(error))}", style="red", soft_wrap=True)
+        else:
+            _record(error)
         sys.exit(2)
     except Stopped as stop:
-        say(_stopped(stop, sys.argv), errors)
+        if is_main_process():
+            say(_stopped(stop, sys.argv), errors)
         sys.exit(128 + stop.number)
     except Exception as error:
         traceback.print_exc()
@@ -128,6 +145,13 @@ def guard(command: Callable[[], object]) -> None:
             errors,
         )
         sys.exit(1)
+
+
+def _record(error: UserError) -> None:
+    """Leave a fault for the launcher, which shows that of the first process that failed."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    get_error_handler().record_exception(error)
 
 
 _MODULES = {

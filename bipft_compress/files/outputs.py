@@ -18,6 +18,7 @@ from pathlib import Path
 from bipft_compress.errors import OutputError
 from bipft_compress.files.locks import open_locked, output_lock
 from bipft_compress.files.storage import storage_faults
+from bipft_compress.processes import is_main_process
 
 _LONGEST_NAME = 200
 """Bytes; file systems allow 255, and hidden names are longer than what they belong to."""
@@ -139,6 +140,26 @@ def claim_output(
             stack.enter_context(output_lock(hidden_path(target, "lock"), Path(path)))
             _clear(target)
         yield target
+
+
+@contextmanager
+def claim_together(
+    path: str | Path, overwrite: bool, inputs: Iterable[str | Path | None] = ()
+) -> Iterator[Path]:
+    """`claim_output` by the main one of several processes; the others only check the path.
+
+    Yields:
+        Where the output really lies.
+
+    Raises:
+        OutputError: see `claim_output`.
+    """
+    if is_main_process():
+        with claim_output(path, overwrite, inputs) as target:
+            yield target
+    else:
+        check_output(path, overwrite, inputs)
+        yield real_path(path)
 
 
 def _remove_empty(directory: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from bipft_compress.collectives import own_share
 from bipft_compress.fitting.attention import (
     AttentionSample,
     fit_attention,
@@ -163,7 +164,7 @@ class _LayerFit:
         outputs = sum(layer.out_features for layer in layers)
         of_inputs = any(layer.rank for layer in layers)
         moments = LinearMoments(width, outputs, of_inputs, layers[0].weight.device)
-        for example in self._enough(width):
+        for example in own_share(self._enough(width)):
             x = self._input(example, layers[0])
             y = torch.cat([example.targets[name].float().flatten(0, -2) for name in names], 1)
             with torch.no_grad():
@@ -182,7 +183,7 @@ class _LayerFit:
                 bits=layer.weight_bits,
             )
 
-    def _enough(self, width: int) -> Iterable[Example]:
+    def _enough(self, width: int) -> Sequence[Example]:
         """Moments cost width^2 a token, and a few dozen tokens an input settle them."""
         tokens = sum(example.tokens for example in self.examples)
         return self.examples[:: max(1, tokens // (TOKENS_PER_INPUT * width))]

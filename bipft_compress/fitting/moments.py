@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bipft_compress.collectives import is_alone, total
+
 _CHUNK = 8192
 """Tokens that are gathered before their products are added."""
 
@@ -81,8 +83,10 @@ class LinearMoments:
             mean += step * (tokens / self.count)
 
     def centred(self) -> Covariances:
-        """Covariances of everything gathered so far."""
+        """Covariances of everything gathered so far, by all processes of the run."""
         self._flush()
+        if not is_alone():
+            self._join()
         n = self.count
         return Covariances(
             mean_x=self.x.clone(),
@@ -95,6 +99,24 @@ class LinearMoments:
             yb=self.yb / n,
             yy=self.yy / n,
         )
+
+    def _join(self) -> None:
+        """Add what the other processes gathered, as chunks are joined."""
+        own = self.count
+        self.count = int(total(torch.tensor(own, device=self.x.device)))
+        steps = []
+        for mean in (self.x, self.b, self.y):
+            common = total(mean * own) / self.count
+            steps.append(mean - common)
+            mean.copy_(common)
+        x, b, y = steps
+        self.yy = total(self.yy + own * y.square())
+        self.bb = total(self.bb + own * torch.outer(b, b))
+        self.yb = total(self.yb + own * torch.outer(y, b))
+        if self.of_inputs:
+            self.xx = total(self.xx + own * torch.outer(x, x))
+            self.bx = total(self.bx + own * torch.outer(b, x))
+            self.yx = total(self.yx + own * torch.outer(y, x))
 
 
 def _centre(x: Tensor) -> tuple[Tensor, Tensor]:

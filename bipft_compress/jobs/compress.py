@@ -15,13 +15,14 @@ from bipft_compress import checkpoint, loading
 from bipft_compress.allocation import Allocator, Targets, check_recipe
 from bipft_compress.checkpoint.identity import checkpoint_identity
 from bipft_compress.checkpoint.record import Record
-from bipft_compress.device import AUTO, choose_device
+from bipft_compress.device import AUTO, choose_device, join_processes
 from bipft_compress.errors import UserError
 from bipft_compress.families import describe
-from bipft_compress.files import claim_output, content_digest, hidden_path
+from bipft_compress.files import claim_together, content_digest, hidden_path
 from bipft_compress.fitting.compress import Compressed, compress, compress_on
 from bipft_compress.jobs.identity import corpus_identity
 from bipft_compress.jobs.keep import Keep, Tries, compress_keeping
+from bipft_compress.processes import check_alone
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.unused import without_unused
@@ -60,9 +61,12 @@ def compress_checkpoint(
     if keep is not None and targets is not None:
         raise UserError("Give a target or what to keep, not both: each chooses the bits.")
     if keep is not None or targets is not None:
+        check_alone("The choice of bits")
         check_recipe(recipe)  # before a model is loaded
-    with claim_output(out, overwrite, [source, calibration]) as target:
+    with claim_together(out, overwrite, [source, calibration]) as target:
         chosen = choose_device(device)
+        # Of several processes each gathers a share of the moments, and does the rest as the others.
+        processes = join_processes(chosen)
         model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
         pipeline = loading.read_pipeline(source)
         if pipeline is not None:
@@ -112,7 +116,9 @@ def compress_checkpoint(
             card=loading.read_card(source),
             pipeline=pipeline,
         )
-        checkpoint.save(target, compressed.model, tokenizer, record, overwrite)
+        if processes.is_main_process:
+            checkpoint.save(target, compressed.model, tokenizer, record, overwrite)
+        processes.wait_for_everyone()
         if tries is not None:
             tries.discard()
     return record

@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import TrainingArguments, set_seed
 
 from bipft_compress.checkpoint.record import Record
-from bipft_compress.device import AUTO
+from bipft_compress.device import AUTO, choose_device, join_processes
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe
 from bipft_compress.jobs.identity import training_identity
@@ -112,6 +112,7 @@ def finetune(
     target = Path(out)
     inputs = [directory, chosen.data, teacher]
     with claim_training(target, resume=resume, overwrite=overwrite, inputs=inputs) as work:
+        join_processes(choose_device(device))
         start = read_trainable(directory, frozen=rank is not None)
         options = (recipe or start.recipe).finetuning
         args = _arguments(options, start, work, steps=steps, seed=seed, rank=rank, device=device)

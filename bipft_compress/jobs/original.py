@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bipft_compress import loading
-from bipft_compress.checkpoint.record import Record
+from bipft_compress import checkpoint, loading
+from bipft_compress.checkpoint.record import Record, is_binary
 from bipft_compress.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -34,6 +34,17 @@ def load_original(
     """
     with telling_of_teacher(teacher):
         return loading.load_pretrained(teacher or record.teacher)
+
+
+def read_teacher(source: str | Path, record: Record) -> PreTrainedModel:
+    """What a pretraining learns from: a full-precision checkpoint, or a binary one.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if is_binary(Path(source)):
+        return checkpoint.load_trainable(source)[0]
+    return loading.load_pretrained(source, mlm_head=record.recipe.objective.fresh_mlm_head)[0]
 
 
 @contextmanager

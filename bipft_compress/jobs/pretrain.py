@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from rich.console import Console
 
-from bipft_compress import checkpoint, loading
-from bipft_compress.checkpoint.record import RECORD, Record, is_binary
-from bipft_compress.device import AUTO
+from bipft_compress import checkpoint
+from bipft_compress.checkpoint.record import RECORD, Record
+from bipft_compress.device import AUTO, choose_device, join_processes
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, check_output
 from bipft_compress.fitting.calibration import calibration_text, first_tokens
 from bipft_compress.fitting.precision import change_precision
 from bipft_compress.fitting.readout import fit_readout
 from bipft_compress.jobs.identity import corpus_identity, training_identity
-from bipft_compress.jobs.original import telling_of_teacher
+from bipft_compress.jobs.original import read_teacher, telling_of_teacher
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.storage.plan import round_to_stored
@@ -68,6 +68,7 @@ def pretrain(
     target = Path(out)
     inputs = [directory, corpus, teacher]
     with claim_training(target, resume=resume, overwrite=overwrite, inputs=inputs) as work:
+        join_processes(choose_device(device))
         record = Record.read(Path(directory))
         guide = teacher or record.teacher
         check_output(target, True, [guide])
@@ -86,7 +87,7 @@ def pretrain(
             PartialState().wait_for_everyone()
             return Record.read(target)
         student, tokenizer, record = checkpoint.load_trainable(directory)
-        original = _read_teacher(guide, record)
+        original = read_teacher(guide, record)
         points = pretrain_model(
             student,
             original,
@@ -128,13 +129,6 @@ def _finish(
     knowledge = fit_readout(student.eval(), teacher.eval(), encoder, texts, first_token=first_token)
     round_to_stored(student, encoder, recipe)
     return knowledge
-
-
-def _read_teacher(source: str | Path, record: Record) -> PreTrainedModel:
-    if is_binary(Path(source)):
-        return checkpoint.load_trainable(source)[0]
-    mlm_head = record.recipe.objective.fresh_mlm_head
-    return loading.load_pretrained(source, mlm_head=mlm_head)[0]
 
 
 def _stage(work: Path, number: int) -> Path:

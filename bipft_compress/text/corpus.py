@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bipft_compress.errors import PROGRAMMING_ERRORS, CorpusError
+from bipft_compress.processes import process_count
 from bipft_compress.text.builtin import builtin_documents
 from bipft_compress.text.mixture import interleave, parse_sources
 from bipft_compress.text.readers import COLUMN, READERS, as_text, is_text, read_file, reason
@@ -90,7 +91,15 @@ def locate(source: str) -> Place:
 
 @cache
 def _stdin() -> Path:
-    """Standard input as a file, since a corpus is read more than once."""
+    """Standard input as a file, since a corpus is read more than once.
+
+    Raises:
+        CorpusError: of several processes, which do not share it.
+    """
+    if process_count() > 1:
+        raise CorpusError(
+            "Standard input reaches one of several processes alone: give the text as a file."
+        )
     folder = tempfile.mkdtemp(prefix="bipft-compress-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = Path(folder, "stdin.txt")

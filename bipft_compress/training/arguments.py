@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import RecipeError, UserError
+from bipft_compress.processes import check_data_parallel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,15 +23,19 @@ def training_arguments(
     """A recipe's ``training:`` section as transformers' own arguments.
 
     Args:
-        chosen: the section.
+        chosen: the section. Its ``per_device_train_batch_size`` is the batch of all processes
+            together, which they share.
         directory: for training checkpoints.
         steps: optimiser steps, instead of the section's.
         device: see `choose_device`.
 
     Raises:
-        RecipeError: an argument that `TrainingArguments` does not know, or refuses.
-        UserError: there is no such device; or one process sees several GPUs.
+        RecipeError: an argument that `TrainingArguments` does not know, or refuses; or a batch that
+            the processes cannot share.
+        UserError: there is no such device; one process sees several GPUs; or several processes
+            cannot run so: see `check_data_parallel`.
     """
+    check_data_parallel()
     values: dict[str, Any] = {
         "report_to": "none",
         "save_total_limit": 2,
@@ -58,6 +63,12 @@ def training_arguments(
             f"One process sees {arguments.n_gpu} GPUs, and a model is not split over them: start "
             f"one process a GPU with `accelerate launch --num_processes {arguments.n_gpu} -m "
             "bipft_compress ...`, or show it one with CUDA_VISIBLE_DEVICES=0."
+        )
+    batch, processes = arguments.per_device_train_batch_size, arguments.world_size
+    if batch % processes:
+        raise RecipeError(
+            f"training.per_device_train_batch_size = {batch} is the batch of all processes, and "
+            f"{processes} cannot share it evenly: set it to a multiple of {processes}."
         )
     return arguments
 

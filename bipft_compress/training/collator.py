@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,3 +122,25 @@ class FinetuningCollator:
         batch = dict(self.tokenizer.pad(inputs, return_tensors="pt"))
         batch["labels"] = torch.tensor([example["labels"] for example in examples])
         return batch
+
+
+@dataclass
+class Share:
+    """The rows of one of several processes, out of a batch that each of them collates whole.
+
+    What is drawn for a batch is so the same however many share it. Where the rows do not divide,
+    the first processes have one more; the last may have none.
+    """
+
+    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+    processes: int
+    index: int
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        count = len(examples)
+        rows = torch.arange(count).tensor_split(self.processes)[self.index]
+        return {
+            # An example may have several rows, as far apart as there are examples.
+            name: values.unflatten(0, (-1, count))[:, rows].flatten(0, 1)
+            for name, values in self.collate(examples).items()
+        }

@@ -198,9 +198,9 @@ class Distillation:
         )
         if "mlm" in self.weights:
             labels = batch["labels"][batch["labels"] >= 0]
-            terms["mlm"] = F.cross_entropy(student["mlm"].squeeze(0), labels)
+            terms["mlm"] = losses.cross_entropy(student["mlm"].squeeze(0), labels)
         if "nsp" in self.weights:
-            terms["nsp"] = F.cross_entropy(student["nsp"], batch["next_sentence_label"])
+            terms["nsp"] = losses.cross_entropy(student["nsp"], batch["next_sentence_label"])
         if "task" in self.weights and not self.gives_logits:
             embeddings = mean_pool(student_outputs.last_hidden_state, batch["attention_mask"])
             first, second = embeddings.chunk(2)

@@ -1,6 +1,7 @@
 """Distillation terms: each a pure function of student and teacher tensors, returning a scalar.
 
-`mask` is (batch, length), true or 1 at real tokens; padding never counts.
+`mask` is (batch, length), true or 1 at real tokens; padding never counts. Where several processes
+train together, each gives its rows of the batch and gets the loss of the whole.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from bipft_compress.collectives import all_rows, mean, total
 
 
 def hidden_state_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -23,8 +26,8 @@ def hidden_state_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """
     keep = mask.bool()
     s, t = student[keep], teacher[keep]
-    variance = (t - t.mean(0)).square().mean().clamp_min(1e-6)
-    return F.mse_loss(s, t) / variance
+    variance = mean((t - mean(t, rows=True)).square()).clamp_min(1e-6)
+    return mean(F.mse_loss(s, t, reduction="none")) / variance
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -41,7 +44,12 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None = N
         loss = (student - teacher).square().squeeze(-1)
     else:
         loss = -(teacher.softmax(-1) * student.log_softmax(-1)).sum(-1)
-    return loss.mean() if mask is None else loss[mask.bool()].mean()
+    return mean(loss if mask is None else loss[mask.bool()])
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (count, classes) with integers (count,)."""
+    return mean(F.cross_entropy(logits, labels, reduction="none"))
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -52,8 +60,8 @@ def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (batch,), integers for classes, floating-point numbers for a regression.
     """
     if labels.is_floating_point():
-        return F.mse_loss(logits.squeeze(-1), labels)
-    return F.cross_entropy(logits, labels)
+        return mean(F.mse_loss(logits.squeeze(-1), labels, reduction="none"))
+    return cross_entropy(logits, labels)
 
 
 def similarity_ranking(cosines: Tensor, labels: Tensor, temperature: float = 0.05) -> Tensor:
@@ -67,6 +75,7 @@ def similarity_ranking(cosines: Tensor, labels: Tensor, temperature: float = 0.0
         labels: how alike they are, (batch,).
         temperature: of the cosines.
     """
+    cosines, labels = all_rows(cosines), all_rows(labels)
     above = labels[:, None] > labels
     distances = ((cosines - cosines[:, None]) / temperature)[above]
     return torch.cat([distances.new_zeros(1), distances]).logsumexp(0)
@@ -90,8 +99,8 @@ def attention_score_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tenso
 
     queries = mask.to(student.dtype)[:, None, :, None]
     target = centred(teacher)
-    error = ((centred(student) - target).square() * queries).sum()
-    return error / (target.square() * queries).sum().clamp_min(1e-6)
+    error = total(((centred(student) - target).square() * queries).sum())
+    return error / total((target.square() * queries).sum()).clamp_min(1e-6)
 
 
 def direction_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -110,16 +119,16 @@ def direction_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         return similarity.div(norm[..., None, None])
 
     pairs = keep * keep.transpose(-1, -2)
-    count = pairs.sum().clamp_min(1) * student.shape[1]
+    count = total(pairs.sum()).clamp_min(1) * student.shape[1]
     # Normalised matrices have entries of order 1 / length: the mean length puts them back to 1.
-    length_squared = mask.sum(1).float().square().mean()
+    length_squared = mean(mask.sum(1).float().square())
     error = (direction(student) - direction(teacher)).square() * pairs
-    return error.sum() / count * length_squared
+    return total(error.sum()) / count * length_squared
 
 
 def sentence_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """One minus the mean cosine of sentence embeddings, both (batch, hidden)."""
-    return 1 - F.cosine_similarity(student, teacher, dim=-1).mean()
+    return 1 - mean(F.cosine_similarity(student, teacher, dim=-1))
 
 
 def sentence_similarity(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -136,6 +145,7 @@ def sentence_similarity(student: Tensor, teacher: Tensor, temperature: float) ->
     Returns:
         The mean over sentences; 0 for a batch of one.
     """
+    student, teacher = all_rows(student), all_rows(teacher)
     if len(student) < 2:
         return student.sum() * 0.0
 

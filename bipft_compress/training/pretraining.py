@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from bipft_compress.device import AUTO
 from bipft_compress.errors import RecipeError
@@ -62,25 +62,14 @@ def pretrain_model(
         TrainingError: nothing to resume from, or another run; or a loss that is not a number.
         OutputError: the disk is full.
     """
-    args = training_arguments(recipe.training, directory, steps, device)
-    _check_length(recipe, student)
-    set_seed(args.seed)
-    for part in (student, teacher):
-        without_dropout(part)
-    distillation = Distillation(student, teacher, describe(student), recipe.objective)
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    args, distillation, collator = prepare(
+        student, teacher, tokenizer, recipe, directory, steps=steps, device=device
+    )
+    batch = args.train_batch_size * args.gradient_accumulation_steps
     # No more text is read than the steps can use.
     limit = args.max_steps * batch if args.max_steps > 0 else None
     with args.main_process_first():
         dataset = build_dataset(corpus, tokenizer, recipe.text, limit=limit)
-    objective = recipe.objective
-    _freeze_unused(student, recipe)
-    collator = PretrainingCollator(
-        tokenizer,
-        masking=objective.masking if objective.mlm else 0.0,
-        pairs=bool(objective.nsp),
-        seed=args.seed,
-    )
     chosen = recipe.model_dump(
         mode="json", include={"text", "objective", "learning_rates", "training"}
     )
@@ -95,6 +84,46 @@ def pretrain_model(
         resume=resume,
         console=console,
     )
+
+
+class Prepared(NamedTuple):
+    """All that a pretraining needs beside its text."""
+
+    args: TrainingArguments
+    distillation: Distillation
+    collator: PretrainingCollator
+
+
+def prepare(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    directory: Path,
+    *,
+    steps: int | None,
+    device: str,
+) -> Prepared:
+    """What `pretrain_model` trains with; nothing is written.
+
+    Raises:
+        RecipeError: see `pretrain_model`.
+    """
+    args = training_arguments(recipe.training, directory, steps, device)
+    _check_length(recipe, student)
+    set_seed(args.seed)
+    for part in (student, teacher):
+        without_dropout(part)
+    objective = recipe.objective
+    distillation = Distillation(student, teacher, describe(student), objective)
+    _freeze_unused(student, recipe)
+    collator = PretrainingCollator(
+        tokenizer,
+        masking=objective.masking if objective.mlm else 0.0,
+        pairs=bool(objective.nsp),
+        seed=args.seed,
+    )
+    return Prepared(args, distillation, collator)
 
 
 def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:

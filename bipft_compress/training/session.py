@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow
 import pyarrow.compute
 from accelerate import PartialState
+from accelerate.utils import set_seed
 from rich.console import Console
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from bipft_compress.errors import TrainingError
 from bipft_compress.files import differences, read_json, storage_faults, write_atomically
+from bipft_compress.training.collator import Share
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.progress import TrainingProgress
 from bipft_compress.training.trainer import (
@@ -51,6 +53,9 @@ def run_training(
 ) -> list[dict[str, Any]]:
     """Train the student of `distillation` in place.
 
+    Of several processes (accelerate launch, torchrun) each has its rows of every batch, and the
+    losses are those of one process.
+
     Without `resume`, what lies in the arguments' directory is removed first.
 
     Args:
@@ -59,7 +64,7 @@ def run_training(
         dataset: examples, with their ``length`` in tokens.
         collator: from examples to a batch.
         run: what a resumed training must have in common with the one it goes on from; of JSON.
-            The examples and the number of processes are added to it.
+            The examples are added to it.
         relative: learning rates are relative to the size of each tensor: see `relative_rates`.
         resume: go on from the newest checkpoint in the arguments' directory; where none was
             complete yet, from the beginning.
@@ -76,14 +81,12 @@ def run_training(
     assert args.output_dir is not None
     directory = Path(args.output_dir)
     processes = PartialState()
-    identity = dict(run) | {
-        "data": examples_digest(dataset),
-        "processes": processes.num_processes,
-    }
+    identity = dict(run) | {"data": examples_digest(dataset)}
     start = None
     if resume:
         check_same_run(directory, identity)
-        start = last_checkpoint(directory)
+        with processes.main_process_first():
+            start = last_checkpoint(directory)
         if start is None:
             logger.info("no checkpoint was complete yet: training begins anew")
         else:
@@ -92,6 +95,9 @@ def run_training(
         begin_run(directory, identity)
     processes.wait_for_everyone()
     progress = TrainingProgress(console or Console(quiet=True))
+    several = processes.num_processes > 1
+    if several:
+        collator = Share(collator, processes.num_processes, processes.process_index)
     trainer = DistillationTrainer(
         distillation,
         relative=relative,
@@ -102,6 +108,9 @@ def run_training(
     )
     for ready_made in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(ready_made)
+    if several:
+        # Or dropout would draw the same for the rows of every process.
+        set_seed(args.seed, device_specific=True)
     try:
         with storage_faults(directory):
             trainer.train(resume_from_checkpoint=str(start) if start else None)

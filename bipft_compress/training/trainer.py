@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -38,7 +40,8 @@ def last_checkpoint(directory: Path) -> Path | None:
         if (path / COMPLETE).is_file():
             complete.append(path)
         else:
-            shutil.rmtree(path)
+            # Of several processes each may be at it.
+            shutil.rmtree(path, ignore_errors=True)
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
@@ -51,9 +54,12 @@ def check_complete(checkpoint: Path, processes: PartialState) -> None:
         TrainingError: a file is missing or changed.
     """
     listed = read_json(checkpoint / COMPLETE)
-    several = processes.num_processes > 1
-    random = f"rng_state_{processes.process_index}.pth" if several else "rng_state.pth"
-    needed = {WEIGHTS, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, random}
+    needed = {WEIGHTS, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME}
+    writers = sum(name.startswith("rng_state") for name in listed)
+    # Another number of processes goes on with random numbers of its own: only dropout draws any.
+    if writers in (0, processes.num_processes):
+        several = processes.num_processes > 1
+        needed.add(f"rng_state_{processes.process_index}.pth" if several else "rng_state.pth")
     for name in sorted(needed | listed.keys()):
         path = checkpoint / name
         if not path.is_file() or name not in listed:
@@ -66,6 +72,26 @@ def check_complete(checkpoint: Path, processes: PartialState) -> None:
             f"{path} {fault}, so training cannot go on from there: remove {checkpoint} to resume "
             "from the checkpoint before it, or start again with --overwrite."
         )
+
+
+class _Terms(nn.Module):
+    """From a batch to the terms of its loss: what DistributedDataParallel is given to wrap.
+
+    It looks for parameters without a gradient from what `forward` returns. From the terms it finds
+    them all; from the student's outputs it would wait for the gradient of a pooler that no term
+    reads.
+
+    Args:
+        distillation: the loss; its teacher is no part of this module.
+    """
+
+    def __init__(self, distillation: Distillation) -> None:
+        super().__init__()
+        self.student = distillation.student
+        self._distillation = distillation
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._distillation(self.student, batch)
 
 
 class DistillationTrainer(Trainer):
@@ -98,13 +124,18 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        terms = self.distillation(model, inputs)
+        terms = model(inputs)
         loss = self.distillation.total(terms)
         if not torch.isfinite(loss):
             raise TrainingError(self._not_a_number(terms))
         for name, term in terms.items():
             self._terms[name].append(term.detach())
         return loss
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> Any:
+        if model is self.model:
+            return self.accelerator.prepare_model(_Terms(self.distillation))
+        return model
 
     @property
     def _directory(self) -> Path:
@@ -152,12 +183,33 @@ class DistillationTrainer(Trainer):
         ]
         return binary or super().get_decay_parameter_names(model)
 
+    @override
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        args = self.args
+        assert self.train_dataset is not None
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,
+            batch_size=args.train_batch_size,
+            sampler=self._get_train_sampler(),
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            drop_last=args.dataloader_drop_last,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=args.dataloader_persistent_workers,
+        )
+        # accelerate deals nothing out: every process sees whole batches and keeps its `Share`.
+        prepared: DataLoader[Any] = prepare_data_loader(
+            loader, args.device, num_processes=1, process_index=0, put_on_device=True
+        )
+        return prepared
+
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         args = self.args
         return LengthBatchSampler(
             dataset["length"],
-            args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            args.train_batch_size * args.gradient_accumulation_steps,
             seed=args.seed if args.data_seed is None else args.data_seed,
         )
 

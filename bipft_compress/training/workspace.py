@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
 
 from bipft_compress.checkpoint.record import RECORD
 from bipft_compress.errors import OutputError, Stopped, TrainingError
-from bipft_compress.files import check_output, claim_output, hidden_path, is_vacant, real_path
+from bipft_compress.files import claim_together, hidden_path, is_vacant, real_path
 from bipft_compress.training.trainer import COMPLETE
 
 RUN = "run.json"
@@ -38,7 +37,7 @@ def discard_unfinished(target: Path) -> None:
 def claim_training(
     target: Path, *, resume: bool, overwrite: bool, inputs: Iterable[str | Path | None]
 ) -> Iterator[Path]:
-    """Hold the output of a training from start to end; see `claim_output`.
+    """Hold the output of a training from start to end; see `claim_together`.
 
     Yields:
         Where training checkpoints for `target` lie; nothing is changed there yet, and it is removed
@@ -60,13 +59,7 @@ def claim_training(
         raise TrainingError(
             f"There is nothing to resume for {target}: run without --resume to start."
         )
-    with ExitStack() as stack:
-        # Of several processes (accelerate launch) the first holds the output for all. What they
-        # share is asked of the environment, for accelerate chooses a device when it is asked.
-        if os.environ.get("RANK", "0") == "0":
-            stack.enter_context(claim_output(target, replace, inputs))
-        else:
-            check_output(target, replace, inputs)
+    with claim_together(target, replace, inputs):
         if not resume and not overwrite and unfinished(target):
             raise OutputError(
                 f"An unfinished run for {target} is there: go on with --resume, or start again "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bipft_compress.training.collator import PretrainingCollator
+from bipft_compress.tasks.classify import SECOND
+from bipft_compress.training.collator import FinetuningCollator, PretrainingCollator, Share
 
 CLS, PAD, SEP, UNK, MASK = range(5)
 WORDS = 96
@@ -154,3 +155,19 @@ def test_pairs_can_be_masked_too(tokenizer):
     chosen = batch["labels"] != IGNORED
     assert chosen.any()
     assert (batch["labels"][chosen] >= 5).all()
+
+
+@pytest.mark.parametrize("count", [8, 5, 1])
+def test_shares_are_the_batch(tokenizer, count):
+    examples = _examples(range(6, 6 + count))
+    whole = PretrainingCollator(tokenizer, masking=0.5, pairs=True, seed=4)
+    shares = [Share(whole, 3, index)(examples) for index in range(3)]
+    for name, expected in whole(examples).items():
+        assert torch.equal(torch.cat([share[name] for share in shares]), expected)
+
+
+def test_a_share_has_both_texts_of_its_pairs(tokenizer):
+    examples = [{"input_ids": [0, n, 2], SECOND: [0, n + 50, 2], "labels": n} for n in (5, 6, 7, 8)]
+    share = Share(FinetuningCollator(tokenizer), 2, 1)(examples)
+    assert share["labels"].tolist() == [7, 8]
+    assert share["input_ids"][:, 1].tolist() == [7, 8, 57, 58]
