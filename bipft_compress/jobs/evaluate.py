@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bipft_compress.checkpoint import load
-from bipft_compress.checkpoint.record import is_binary, write_record
+from bipft_compress.checkpoint.record import Record, is_binary, write_record
 from bipft_compress.device import choose_device
 from bipft_compress.jobs.original import load_original
 from bipft_compress.tasks.chosen import ChosenTask
@@ -26,10 +27,10 @@ def evaluate_sts(
 ) -> dict[str, Any]:
     """Sentence similarity of a binary checkpoint, packed or not, beside its original.
 
-    The figures are also kept in the checkpoint's record, for its report.
+    The figures are also kept in the record of a checkpoint that lies here, for its report.
 
     Args:
-        directory: of the checkpoint.
+        directory: of the checkpoint, or its hub name, also as ``name@revision``.
         data: see `SentencePairs.read`.
         teacher: the original, if it is not where it was.
         device: see `choose_device`. The kernels of a packed checkpoint run on the CPU alone.
@@ -62,8 +63,7 @@ def evaluate_sts(
         "pairs": len(pairs.scores),
         "data": Path(data).name,
     }
-    record.quality["sts_spearman"] = figures
-    write_record(Path(directory), record)
+    _keep(directory, record, {"sts_spearman": figures})
     return figures
 
 
@@ -76,10 +76,10 @@ def evaluate_embeddings(
 ) -> dict[str, dict[str, float]]:
     """An embedding task of a binary checkpoint, packed or not, beside its original.
 
-    The figures are also kept in the checkpoint's record, for its report.
+    The figures are also kept in the record of a checkpoint that lies here, for its report.
 
     Args:
-        directory: of the checkpoint.
+        directory: of the checkpoint, or its hub name, also as ``name@revision``.
         task: with its data; see `read_embedding_task`.
         teacher: the original, if it is not where it was.
         device: see `choose_device`. The kernels of a packed checkpoint run on the CPU alone.
@@ -101,8 +101,7 @@ def evaluate_embeddings(
         measure: {name: values[name][measure] for name in values}
         for measure in values["compressed"]
     }
-    record.quality |= quality
-    write_record(Path(directory), record)
+    _keep(directory, record, quality)
     return quality
 
 
@@ -115,10 +114,10 @@ def evaluate_task(
 ) -> dict[str, dict[str, Any]]:
     """A fine-tuned checkpoint's metrics on its task: binary, packed, full precision, or adapter.
 
-    The figures are also kept in the record of a binary checkpoint, for its report.
+    The figures are also kept in the record of a binary checkpoint that lies here, for its report.
 
     Args:
-        directory: of the checkpoint.
+        directory: of the checkpoint, or its hub name, also as ``name@revision``.
         chosen: the task and its data.
         teacher: a checkpoint to compare with.
         device: see `choose_device`.
@@ -143,7 +142,14 @@ def evaluate_task(
         original_metrics = score(original.model, original.tokenizer, task, length)
     metrics = score(compressed.model, compressed.tokenizer, task, length)
     quality = scores(task, metrics, original_metrics)
-    if is_binary(Path(directory)) and compressed.record is not None:
-        compressed.record.quality |= quality
-        write_record(Path(directory), compressed.record)
+    if compressed.record is not None:
+        _keep(directory, compressed.record, quality)
     return quality
+
+
+def _keep(directory: str | Path, record: Record, quality: Mapping[str, Any]) -> None:
+    """Add figures to the record of a binary checkpoint; the hub's cache is left as it is."""
+    path = Path(directory)
+    if is_binary(path):
+        record.quality |= quality
+        write_record(path, record)

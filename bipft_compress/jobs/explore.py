@@ -22,6 +22,7 @@ from bipft_compress.reporting.curve import (
     render_curve_html,
     render_curve_markdown,
 )
+from bipft_compress.sources import short_name
 from bipft_compress.tasks.sts import SentencePairs, compare, embed, spearman
 from bipft_compress.text.corpus import BUILTIN
 
@@ -104,7 +105,7 @@ def explore(
             )
             logger.info("%d of %d: %s", number + 1, budgets, _summary(allocation, points[-1]))
         curve = Curve(
-            checkpoint="/".join(Path(source).parts[-2:]),
+            checkpoint=short_name(source),
             score=None if pairs is None else spearman(model, tokenizer, pairs),
             points=points,
             peers=peers,

@@ -49,7 +49,8 @@ def pretrain(
     """Continue the pretraining of a binary checkpoint and write the result.
 
     Args:
-        directory: a binary checkpoint, from `compress` or from here.
+        directory: a binary checkpoint, from `compress` or from here; or its hub name, also as
+            ``name@revision``.
         corpus: text; see `read_documents`.
         out: a new directory; training checkpoints lie beside it until the end.
         recipe: whose text, objective, schedule and training sections to use; the checkpoint's own
@@ -68,7 +69,8 @@ def pretrain(
     target = Path(out)
     inputs = [directory, corpus, teacher]
     with claim_training(target, resume=resume, overwrite=overwrite, inputs=inputs) as work:
-        record = Record.read(Path(directory))
+        directory = checkpoint.local_directory(directory)
+        record = Record.read(directory)
         guide = teacher or record.teacher
         check_output(target, True, [guide])
         chosen = recipe or record.recipe
@@ -131,7 +133,7 @@ def _finish(
 
 
 def _read_teacher(source: str | Path, record: Record) -> PreTrainedModel:
-    if is_binary(Path(source)):
+    if is_binary(checkpoint.local_directory(source)):
         return checkpoint.load_trainable(source)[0]
     mlm_head = record.recipe.objective.fresh_mlm_head
     return loading.load_pretrained(source, mlm_head=mlm_head)[0]

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.utils.hub import cached_file
 
-from bipft_compress.errors import CheckpointError, first_line
+from bipft_compress.errors import CheckpointError
 from bipft_compress.files import read_json
+from bipft_compress.loading.hub import find_file
 from bipft_compress.loading.weights import read_file
 
 MODULES = "modules.json"
@@ -113,7 +113,7 @@ def read_pipeline(checkpoint: str | Path) -> SentencePipeline | None:
     Raises:
         CheckpointError: a file is malformed, or names a class that is not the library's own.
     """
-    path = _find(checkpoint, MODULES)
+    path = find_file(checkpoint, MODULES)
     if path is None:
         return None
     first, *others = _read_listed(path, checkpoint)
@@ -156,17 +156,8 @@ def _floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def _find(checkpoint: str | Path, name: str) -> Path | None:
-    """Where a file of a hub name or a local directory lies; None where there is none."""
-    try:
-        found = cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint} cannot be read ({first_line(error)}).") from None
-    return None if found is None else Path(found)
-
-
 def _values(checkpoint: str | Path, name: str) -> dict[str, Any]:
-    path = _find(checkpoint, name)
+    path = find_file(checkpoint, name)
     return {} if path is None else read_json(path)
 
 
@@ -192,7 +183,7 @@ def _read_listed(path: Path, checkpoint: str | Path) -> list[dict[str, str]]:
 
 def _read_module(checkpoint: str | Path, entry: Mapping[str, str]) -> SentenceModule:
     folder = entry["path"]
-    files = [_find(checkpoint, f"{folder}/{name}") for name in _WEIGHTS] if folder else []
+    files = [find_file(checkpoint, f"{folder}/{name}") for name in _WEIGHTS] if folder else []
     weights = next((path for path in files if path is not None), None)
     return SentenceModule(
         kind=entry["type"],
