@@ -27,6 +27,7 @@ from bipft_compress.storage.plan import round_to_stored
 from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.training.pretraining import pretrain_model
 from bipft_compress.training.session import begin_run, check_same_run
+from bipft_compress.training.trackers import check_trackers, logs_beside
 from bipft_compress.training.workspace import claim_training, unfinished
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def pretrain(
     steps: int | None = None,
     resume: bool = False,
     device: str = AUTO,
+    logs: Path | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Record:
@@ -58,6 +60,7 @@ def pretrain(
         teacher: the full-precision original, if it has moved; or a binary checkpoint.
         steps: optimiser steps of the whole schedule, instead of the recipe's.
         resume, device, console: see `pretrain_model`.
+        logs: for TensorBoard's event files; beside `out` if None.
         overwrite: replace what is in `out`.
 
     Returns:
@@ -74,13 +77,15 @@ def pretrain(
         guide = teacher or record.teacher
         check_output(target, True, [guide])
         chosen = recipe or record.recipe
+        check_trackers(chosen.training)  # before a model is loaded
+        logs = logs or logs_beside(target)
         with telling_of_teacher(teacher):
             identity = training_identity(directory, guide)
         identity |= {"corpus": corpus_identity(corpus)}
         if chosen.schedule:
             _pretrain_in_stages(
                 directory, corpus, work, chosen, identity, teacher=teacher, steps=steps,
-                resume=resume, device=device, console=console,
+                resume=resume, device=device, logs=logs, console=console,
             )  # fmt: skip
             if PartialState().is_main_process:
                 with atomic_directory(target, overwrite) as result:
@@ -99,6 +104,7 @@ def pretrain(
             steps=steps,
             resume=resume,
             device=device,
+            logs=logs,
             console=console,
             identity=identity,
         )
@@ -155,6 +161,7 @@ def _pretrain_in_stages(
     steps: int | None,
     resume: bool,
     device: str,
+    logs: Path,
     console: Console | None,
 ) -> None:
     """Each stage's student is the next one's teacher and start (BiT, Liu et al. 2022, section 4).
@@ -183,6 +190,7 @@ def _pretrain_in_stages(
                 teacher=guide,
                 resume=unfinished(result),
                 device=device,
+                logs=logs,
                 console=console,
             )
 

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import RecipeError, UserError
+from bipft_compress.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,8 +30,10 @@ def training_arguments(
 
     Raises:
         RecipeError: an argument that `TrainingArguments` does not know, or refuses.
-        UserError: there is no such device; or one process sees several GPUs.
+        UserError: there is no such device; a tracker is not installed; or one process sees several
+            GPUs.
     """
+    check_trackers(chosen)
     values: dict[str, Any] = {
         "report_to": "none",
         "save_total_limit": 2,

@@ -22,6 +22,7 @@ from bipft_compress.errors import TrainingError
 from bipft_compress.files import differences, read_json, storage_faults, write_atomically
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.progress import TrainingProgress
+from bipft_compress.training.trackers import write_events_to
 from bipft_compress.training.trainer import (
     DistillationTrainer,
     check_complete,
@@ -47,6 +48,7 @@ def run_training(
     run: Mapping[str, Any],
     relative: bool = False,
     resume: bool = False,
+    logs: Path | None = None,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
     """Train the student of `distillation` in place.
@@ -63,6 +65,8 @@ def run_training(
         relative: learning rates are relative to the size of each tensor: see `relative_rates`.
         resume: go on from the newest checkpoint in the arguments' directory; where none was
             complete yet, from the beginning.
+        logs: directory for TensorBoard's event files, where the arguments ask for them; below the
+            arguments' directory if None.
         console: for a progress bar.
 
     Returns:
@@ -102,6 +106,7 @@ def run_training(
     )
     for ready_made in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(ready_made)
+    write_events_to(trainer, logs or directory / "runs", resume=resume)
     try:
         with storage_faults(directory):
             trainer.train(resume_from_checkpoint=str(start) if start else None)
