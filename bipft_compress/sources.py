@@ -10,7 +10,7 @@ _SECONDS = 10
 """That the hub has to answer."""
 
 
-_FILES = ("config.json", "adapter_config.json")
+_FILES = ("config.json", "modules.json", "adapter_config.json")
 """One of them is in every checkpoint."""
 
 

@@ -10,6 +10,7 @@ from bipft_compress.checkpoint import load
 from bipft_compress.checkpoint.record import Record, is_binary, write_record
 from bipft_compress.device import choose_device
 from bipft_compress.jobs.original import load_original
+from bipft_compress.nn.pooling import Pool, mean_pool
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.classify import score, scores
 from bipft_compress.tasks.embedding import EmbeddingTask
@@ -46,20 +47,22 @@ def evaluate_sts(
     pairs = SentencePairs.read(data)
     student, tokenizer, record = load(directory)
     original, _ = load_original(record, teacher)
+    pool = _pool(record, directory)
     chosen = choose_device(device)
     for model in (student, original):
         model.to(chosen)  # type: ignore[arg-type]
-    given, wanted = (
-        embed_pairs(model, tokenizer, pairs.first, pairs.second) for model in (student, original)
+    embedded, reference = (
+        embed_pairs(model, tokenizer, pairs.first, pairs.second, pool)
+        for model in (student, original)
     )
-    full, compressed = wanted.spearman(pairs.scores), given.spearman(pairs.scores)
-    floor = embedding_floor(student, tokenizer, pairs, wanted)
+    full, compressed = reference.spearman(pairs.scores), embedded.spearman(pairs.scores)
+    floor = embedding_floor(student, tokenizer, pairs, reference)
     figures = {
         "full_precision": full,
         "compressed": compressed,
         "embedding_floor": floor,
         "recovered": (compressed - floor) / (full - floor) if full != floor else None,
-        "similarity_to_original": compare(given.first, wanted.first).cosine,
+        "similarity_to_original": compare(embedded.first, reference.first).cosine,
         "pairs": len(pairs.scores),
         "data": Path(data).name,
     }
@@ -92,11 +95,12 @@ def evaluate_embeddings(
     """
     student, tokenizer, record = load(directory)
     original, _ = load_original(record, teacher)
+    pool = _pool(record, directory)
     chosen = choose_device(device)
     values = {}
     for name, model in (("full_precision", original), ("compressed", student)):
         model.to(chosen)  # type: ignore[arg-type]
-        values[name] = task.measure(embedder(model, tokenizer))
+        values[name] = task.measure(embedder(model, tokenizer, pool))
     quality = {
         measure: {name: values[name][measure] for name in values}
         for measure in values["compressed"]
@@ -145,6 +149,11 @@ def evaluate_task(
     if compressed.record is not None:
         _keep(directory, compressed.record, quality)
     return quality
+
+
+def _pool(record: Record, directory: str | Path) -> Pool:
+    """What makes an embedding of hidden states: as sentence-transformers says, or the mean."""
+    return mean_pool if record.pipeline is None else record.pipeline.pool(directory)
 
 
 def _keep(directory: str | Path, record: Record, quality: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from bipft_compress import checkpoint
 from bipft_compress.checkpoint.artefact import write_artefact
 from bipft_compress.checkpoint.record import WEIGHTS
-from bipft_compress.counting.memory import FULL_BYTES
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, claim_output, write_atomically
 from bipft_compress.jobs.original import published_name
@@ -65,7 +64,4 @@ def pack_checkpoint(
             )
             write_atomically(work / CARD, card)
             packed = sum(file.stat().st_size for file in work.rglob(WEIGHTS))
-    full = report.memory.full_precision_bytes
-    if record.pipeline is not None:
-        full += FULL_BYTES * record.pipeline.parameters
-    return PackedSize(full, packed)
+    return PackedSize(report.memory.full_precision_bytes, packed)

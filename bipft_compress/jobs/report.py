@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from bipft_compress import loading
 from bipft_compress.checkpoint import local_directory
-from bipft_compress.checkpoint.listed import read_config
+from bipft_compress.checkpoint.listed import read_config, read_listed_pipeline
 from bipft_compress.checkpoint.record import RECORD, Record
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import max_sequence_length
@@ -81,7 +81,14 @@ def write_checkpoint_report(
             f"{directory / RECORD} cannot be reported ({key}: {first['msg']})."
         ) from None
     with configuration_faults(directory):
-        report = build_report(model, record.recipe, batch=batch, sequence_length=length, run=run)
+        report = build_report(
+            model,
+            record.recipe,
+            batch=batch,
+            sequence_length=length,
+            run=run,
+            pipeline=read_listed_pipeline(directory, record),
+        )
     write_report(report, target)
     return report
 
@@ -112,12 +119,20 @@ def report_config(
     with claim_output(out, overwrite) as target:
         name = Path(config).resolve().name if Path(config).exists() else str(config)
         run = RunFacts(checkpoint=name, provenance=provenance({}, "report"))
-        architecture = loading.load_config(config)
+        source = loading.encoder_source(config)
+        architecture = loading.load_config(source)
+        is_file = Path(config).is_file()
+        pipeline = None if is_file else loading.read_pipeline(config)
         length = sequence_length or _usual_length(architecture)
         # What a schedule ends with: that is what will run.
         with configuration_faults(config):
             report = report_from_config(
-                architecture, recipe.last_stage(), batch=batch, sequence_length=length, run=run
+                architecture,
+                recipe.last_stage(),
+                batch=batch,
+                sequence_length=length,
+                run=run,
+                pipeline=pipeline,
             )
         write_report(report, target)
     return report
