@@ -8,6 +8,7 @@ from bipft_compress.counting import costs
 from bipft_compress.counting.parts import elementwise_part, kept_part
 from bipft_compress.counting.schema import MemoryPart, OperationPart
 from bipft_compress.loading import SentencePipeline
+from bipft_compress.loading.sentence import SentenceModule
 
 FULL_BYTES = 4
 """Bytes of a number in full precision."""
@@ -16,9 +17,13 @@ _STORED_BYTES = 2
 """Of a number, as `SentencePipeline.write` writes it."""
 
 
+def _modules(pipeline: SentencePipeline | None) -> list[tuple[str, SentenceModule]]:
+    return [] if pipeline is None else list(pipeline.named_modules())
+
+
 def pipeline_memory(pipeline: SentencePipeline | None) -> Iterator[MemoryPart]:
     """Bytes of every module that has tensors; of None nothing."""
-    for name, module in () if pipeline is None else pipeline.named_modules():
+    for name, module in _modules(pipeline):
         numbers = sum(tensor.numel() for tensor in module.tensors.values())
         if numbers:
             yield MemoryPart(
@@ -39,7 +44,7 @@ def pipeline_bytes(pipeline: SentencePipeline | None) -> tuple[int, int]:
 
 def pipeline_operations(pipeline: SentencePipeline | None, texts: int) -> Iterator[OperationPart]:
     """Products and biases of dense layers, for so many texts; of None nothing."""
-    for name, module in () if pipeline is None else pipeline.named_modules():
+    for name, module in _modules(pipeline):
         weight = module.tensors.get("linear.weight")
         if weight is None or not module.kind.endswith("Dense"):
             continue
