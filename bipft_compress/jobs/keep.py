@@ -153,7 +153,7 @@ def compress_keeping(
     Raises:
         UserError: not even the finest bits keep so much; or see `Allocator` and `compress`.
     """
-    pool = mean_pool if pipeline is None else pipeline.pool(model.config.name_or_path)
+    pool = mean_pool if pipeline is None else pipeline.pool(str(model.config.name_or_path))
     measure = keep.measure(model, tokenizer, calibration, pool)
     original = measure(model)
     required = keep.share * original

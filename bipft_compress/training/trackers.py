@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
-from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
+    TensorBoardCallback,
     get_available_reporting_integrations,
 )
 
