@@ -20,12 +20,17 @@ def _refuse_merging() -> None:
     importlib.import_module("bipft_compress.adapters").refuse_merging()
 
 
+def _refuse_reading_weights() -> None:
+    importlib.import_module("bipft_compress.adapters").refuse_reading_weights()
+
+
 METHOD = "bipft"
 """Name of our quantization method in transformers."""
 
 _AFTER: dict[str, Callable[[], None]] = {
     "transformers.quantizers.auto": _register_quantizer,
     "peft.tuners.tuners_utils": _refuse_merging,
+    "peft.tuners.lora.model": _refuse_reading_weights,
 }
 """Module of another library to what is done as soon as it is there."""
 

@@ -27,6 +27,7 @@ from bipft_compress.nn import BinaryAttention, BinaryLinear, CompressedEmbedding
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.swap import Decision, swap
 
+from .hub_cache import publish  # noqa: F401 - a fixture
 from .packing import make_binary, pack_in_memory, padded, write_packed  # noqa: F401 - fixtures
 
 # On a busy machine a deadline measures the neighbours.

@@ -73,3 +73,56 @@ def test_merging_is_refused(directory, config):
     model = get_peft_model(load(directory)[0], copy.deepcopy(config))
     with pytest.raises(ValueError, match="cannot be merged into weights of a few bits"):
         model.merge_and_unload()
+
+
+READING = [
+    {"use_dora": True},
+    {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "pissa_niter_2"},
+    {"init_lora_weights": "olora"},
+    {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
+]
+
+
+@pytest.fixture(scope="module")
+def training(make_pair):
+    """A training model with a head, which is no binary layer."""
+    return make_pair("bert", "ForSequenceClassification").student
+
+
+@pytest.mark.parametrize("options", READING, ids=str)
+def test_variants_that_read_codes_as_weights_are_refused(directory, training, options):
+    for model in (load(directory)[0], copy.deepcopy(training)):
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(ValueError, match="reads the weights of a layer, and those of a binary"):
+            get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", **options))
+        after = model.state_dict()
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"init_lora_weights": "pissa"}], ids=str)
+def test_they_work_on_layers_in_full_precision(training, padded, options):
+    with torch.no_grad():
+        before = training(**padded).logits
+        config = LoraConfig(r=2, target_modules=["classifier"], **options)
+        adapted = get_peft_model(copy.deepcopy(training), config)
+        torch.testing.assert_close(adapted(**padded).logits, before, atol=1e-4, rtol=0)
+
+
+def test_starts_that_do_not_read_weights_work(directory, training, padded):
+    for form, start in (
+        ("packed", "gaussian"),
+        ("training", "gaussian"),
+        ("training", "orthogonal"),
+    ):
+        model = load(directory)[0] if form == "packed" else copy.deepcopy(training)
+        config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=start)
+        with torch.no_grad():
+            outputs = get_peft_model(model, config)(**padded)
+        assert torch.isfinite(outputs[0]).all()
+
+
+def test_an_orthogonal_start_needs_weights_that_are_numbers(directory):
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights="orthogonal")
+    with pytest.raises(ValueError, match="init_lora_weights='orthogonal' reads the weights"):
+        get_peft_model(load(directory)[0], config)

@@ -8,13 +8,14 @@ from torch import nn
 
 from bipft_compress.allocation.choose import Budget, Cost, Option, cheapest, choose
 from bipft_compress.allocation.latency import layer_seconds, timed_options
-from bipft_compress.allocation.measure import Part, measure
+from bipft_compress.allocation.measure import Part, measure, same_bits, uniform_activations
 from bipft_compress.allocation.targets import Allocation, Row, Targets
 from bipft_compress.counting import ModelShape, count_operations, read_shape
-from bipft_compress.counting.memory import FULL_BYTES
+from bipft_compress.counting.pipeline import FULL_BYTES, pipeline_bytes
 from bipft_compress.errors import UserError
 from bipft_compress.families import Encoder, describe, max_sequence_length, teacher_of
 from bipft_compress.fitting.calibration import calibration_text, first_tokens
+from bipft_compress.loading import SentencePipeline
 from bipft_compress.recipe import Precision, Recipe
 from bipft_compress.spec import KINDS
 from bipft_compress.storage.codec import file_bytes, packed_like
@@ -64,6 +65,7 @@ class Allocator:
         calibration: text like that the model will see.
         length: tokens of the sequence that operations are counted for, where the model has as many
             positions.
+        pipeline: what sentence-transformers has behind the encoder: it counts with the model.
 
     Raises:
         UserError: the recipe fixes bits itself.
@@ -79,8 +81,10 @@ class Allocator:
         calibration: str | Path,
         *,
         length: int = 128,
+        pipeline: SentencePipeline | None = None,
     ) -> None:
         check_recipe(recipe)
+        self._pipeline = pipeline
         self.model, self.length = model, min(length, max_sequence_length(model.config))
         sign = recipe.embeddings.model_copy(update={"code": "sign", "bits": 1})
         one = {"bits": 1, "key_value_bits": 1, "dynamic_scale": "none"}
@@ -195,12 +199,12 @@ class Allocator:
         """The same bits and ranks everywhere: what an allocation is compared with."""
         chosen = {}
         for part in self.parts:
-            bits = _same(part, weights, embeddings)
+            bits = same_bits(part, weights, embeddings)
             same = [
                 number
                 for number, choice in enumerate(part.choices)
                 if bits in (None, choice.weights)
-                and choice.activations == _uniform_activations(part, activations)
+                and choice.activations == uniform_activations(part, activations)
                 # One bit needs no magnitudes, and folds without.
                 and (activations > 1 or choice.dynamic_scale == "none")
                 and choice.rank == (rank if part.kind == "linear" else 0)
@@ -278,23 +282,16 @@ class Allocator:
     def _count(self, recipe: Recipe, *, timed: bool = False) -> tuple[Cost, Cost]:
         """What a recipe makes of the model: cost of the compressed model, and of the original."""
         empty, encoder, shape = self._swapped(recipe)
-        operations = count_operations(shape)
+        operations = count_operations(shape, self._pipeline)
+        full, stored_bytes = pipeline_bytes(self._pipeline)
         plan, state = storage_plan(empty, encoder, recipe), empty.state_dict()
         size = file_bytes(
             {stored.name: packed_like(stored, state[name].shape) for name, stored in plan.items()}
         )
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        full += FULL_BYTES * sum(weight.numel() for weight in self.model.parameters())
         return (
-            Cost(operations.compressed, size, self._seconds(shape) if timed else 0.0),
-            Cost(operations.full_precision, parameters * FULL_BYTES),
+            Cost(
+                operations.compressed, size + stored_bytes, self._seconds(shape) if timed else 0.0
+            ),
+            Cost(operations.full_precision, full),
         )
-
-
-def _same(part: Part, weights: int, embeddings: int) -> int | None:
-    """Bits of a part's weights where all have the same; None for an attention, which has none."""
-    return {"linear": weights, "embedding": embeddings}.get(part.kind)
-
-
-def _uniform_activations(part: Part, activations: int) -> int:
-    """Bits of a part's codes where all have the same, or as many of them as it may have."""
-    return min(activations, max(choice.activations for choice in part.choices))

@@ -216,3 +216,13 @@ class _OneLayer:
             options.append(Option(error_at_end, Cost(self._operations(changed))))
         path = self.layer.attention
         return Part(path, (path,), "attention", tuple(choices), tuple(options), self.number)
+
+
+def same_bits(part: Part, weights: int, embeddings: int) -> int | None:
+    """Bits of a part's weights where all have the same; None for an attention, which has none."""
+    return {"linear": weights, "embedding": embeddings}.get(part.kind)
+
+
+def uniform_activations(part: Part, activations: int) -> int:
+    """Bits of a part's codes where all have the same, or as many of them as it may have."""
+    return min(activations, max(choice.activations for choice in part.choices))

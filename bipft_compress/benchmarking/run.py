@@ -28,6 +28,7 @@ from bipft_compress.provenance import machine
 from bipft_compress.reporting import Measured, MeasuredSystem
 from bipft_compress.runtime.block import PackedBlock
 from bipft_compress.runtime.native import chosen_path
+from bipft_compress.sources import short_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -145,7 +146,7 @@ def _blocks(packed: PreTrainedModel) -> Iterator[PackedBlock]:
 
 def _original(directory: Path, record: Record) -> tuple[PreTrainedModel, str, bool]:
     """The original, or where it is gone a model of its shape; what it is; whether it is trained."""
-    name = "/".join(Path(record.teacher).parts[-2:])
+    name = short_name(record.teacher)
     try:
         model, _ = loading.load_pretrained(
             record.teacher, mlm_head=record.recipe.objective.fresh_mlm_head

@@ -7,8 +7,9 @@ from typing import Any
 
 from bipft_compress.checkpoint.record import WEIGHTS, Record, is_binary
 from bipft_compress.files import sha256
-from bipft_compress.loading import load_config
+from bipft_compress.loading import encoder_source, load_config
 from bipft_compress.loading.checksums import READ_SUFFIXES
+from bipft_compress.loading.sentence import module_folders
 from bipft_compress.loading.weights import fetch
 
 
@@ -30,16 +31,26 @@ def checkpoint_identity(source: str | Path | None) -> dict[str, Any] | None:
         return None
     path = Path(source)
     if not path.is_dir():
-        load_config(source)
+        encoder = encoder_source(source)
+        load_config(encoder)
         # The hub's cache has a directory for each commit.
-        return {"hub": str(source), "commit": fetch(source).name}
+        return {"hub": str(source), "commit": _commit(fetch(encoder))}
     if is_binary(path):
         record = Record.read(path)
         names = {WEIGHTS, "config.json", *record.files}
         identity: dict[str, Any] = {"recipe": record.recipe.model_dump(mode="json")}
     else:
         names = {
-            file.name for file in path.iterdir() if file.suffix in READ_SUFFIXES and file.is_file()
+            file.relative_to(path).as_posix()
+            for folder in (path, *module_folders(path))
+            for file in folder.iterdir()
+            if file.suffix in READ_SUFFIXES and file.is_file()
         }
         identity = {}
     return identity | {name: sha256(path / name) for name in sorted(names)}
+
+
+def _commit(folder: Path) -> str:
+    """The commit that a directory in the hub's cache is of."""
+    parts = folder.parts
+    return parts[parts.index("snapshots") + 1]

@@ -13,6 +13,7 @@ from bipft_compress.checkpoint import legacy
 from bipft_compress.checkpoint.artefact import read_record, read_tensors
 from bipft_compress.checkpoint.attach import attach
 from bipft_compress.checkpoint.header import read_header
+from bipft_compress.checkpoint.hub import local_directory
 from bipft_compress.checkpoint.listed import read_config, read_listed_pipeline, read_tokenizer
 from bipft_compress.checkpoint.mark import read_recipe, unguard, unmark
 from bipft_compress.checkpoint.record import WEIGHTS, Record, read_version
@@ -40,7 +41,7 @@ def load_packed(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedToken
     Raises:
         CheckpointError: it is missing, incomplete, damaged, or of a version that is not read.
     """
-    path = Path(directory)
+    path = local_directory(directory)
     skeleton, tensors, record = _read(path)
     model = skeleton.fill(tensors)
     attach(model, record, "packed")
@@ -76,7 +77,7 @@ def unpack(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     Raises:
         CheckpointError: see `load_packed`.
     """
-    path = Path(directory)
+    path = local_directory(directory)
     skeleton, tensors, record = _read(path)
     model = model_from_config(unmark(read_config(path, record)))
     swap(model, skeleton.recipe)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bipft_compress.checkpoint import legacy
 from bipft_compress.checkpoint.artefact import check_weights
 from bipft_compress.checkpoint.attach import attach
+from bipft_compress.checkpoint.hub import local_directory
 from bipft_compress.checkpoint.listed import read_config, read_listed_pipeline, read_tokenizer
 from bipft_compress.checkpoint.mark import is_packed, unmark, write_config
 from bipft_compress.checkpoint.record import (
@@ -68,7 +69,7 @@ def load_trainable(
     Raises:
         CheckpointError: it is missing, incomplete, damaged, or of a version that is not read.
     """
-    path = Path(directory)
+    path = local_directory(directory)
     if not path.is_dir():
         raise CheckpointError(f"There is no directory {path}.")
     record = Record.read(path)

@@ -19,6 +19,7 @@ from bipft_compress.cli.options import (
     RegressionOption,
     TaskOption,
     TextColumnOption,
+    known,
 )
 from bipft_compress.cli.shell import app, console, say, set_up
 from bipft_compress.errors import UserError, printable
@@ -36,7 +37,9 @@ def finetune(
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="Checkpoint fine-tuned on the task, to distil from.", metavar="CHECKPOINT"
+            help="Checkpoint fine-tuned on the task, to distil from.",
+            metavar="CHECKPOINT",
+            callback=known,
         ),
     ] = None,
     recipe: Annotated[

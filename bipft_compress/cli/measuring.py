@@ -81,7 +81,7 @@ def evaluate(
         chosen = chosen_task(task, data, text_column, pair_column, label_column, regression)
         quality = jobs.evaluate_task(directory, chosen, teacher=teacher, device=device)
         columns = {"teacher": "full_precision"} if teacher else {}
-        columns[directory.name] = "compressed"
+        columns[Path(directory).name] = "compressed"
     if as_json:
         print(json.dumps(quality))
         return
@@ -180,6 +180,7 @@ def report(
     `bipft-compress report bert-base-uncased --recipe default --rank 0 --out what-if`
     """
     from bipft_compress import jobs
+    from bipft_compress.checkpoint import local_directory
     from bipft_compress.checkpoint.record import is_binary
     from bipft_compress.recipe import Recipe
     from bipft_compress.reporting import render_table
@@ -188,7 +189,7 @@ def report(
     source = checkpoint or config
     if source is None or (checkpoint and config):
         raise UserError("Give a checkpoint, or with --config a config.json.")
-    if is_binary(Path(source)):
+    if is_binary(local_directory(source)):
         if rank is not None or recipe is not None:
             raise UserError(
                 f"--rank and --recipe go with what is not binary yet: {source} has those it was "

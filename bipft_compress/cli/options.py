@@ -19,13 +19,27 @@ def known(source: str | None) -> str | None:
 
 CheckpointArgument = Annotated[
     str,
-    typer.Argument(metavar="CHECKPOINT", help="Hub name or local directory.", callback=known),
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="Hub name, also as name@revision, or local directory.",
+        callback=known,
+    ),
 ]
 BinaryArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A binary checkpoint, from compress or pretrain.")
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A binary checkpoint, from compress or pretrain: directory or hub name.",
+        callback=known,
+    ),
 ]
 RunnableArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A binary checkpoint, or a packed one.")
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A binary checkpoint, or a packed one: directory or hub name.",
+        callback=known,
+    ),
 ]
 RecipeOption = Annotated[str, typer.Option(help="Shipped name or YAML file.", metavar="RECIPE")]
 OutOption = Annotated[Path, typer.Option(help="New directory for the result.", metavar="DIR")]

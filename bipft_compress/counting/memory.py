@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from bipft_compress.counting.pipeline import FULL_BYTES, pipeline_memory
 from bipft_compress.counting.schema import ByteCount, Memory, MemoryPart
 from bipft_compress.families import Encoder, get_module
+from bipft_compress.loading import SentencePipeline
 from bipft_compress.nn import (
     BinaryAttention,
     BinaryLinear,
@@ -28,9 +30,6 @@ from bipft_compress.storage.plan import Storage, storage_plan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FULL_BYTES = 4
-"""Bytes of a number in full precision."""
-
 ADDED = ("vectors", "estimators", "attention_positions", "readout")
 """Kinds that hold numbers of the binary model alone."""
 
@@ -43,7 +42,11 @@ LEFT_OUT = (
 
 
 def count_memory(
-    model: PreTrainedModel, encoder: Encoder, recipe: Recipe, parameters: int
+    model: PreTrainedModel,
+    encoder: Encoder,
+    recipe: Recipe,
+    parameters: int,
+    pipeline: SentencePipeline | None = None,
 ) -> Memory:
     """Bytes of every stored tensor of a swapped model; weights that are shared count once.
 
@@ -52,9 +55,11 @@ def count_memory(
         encoder: the parts of `model`.
         recipe: bits of what the modules keep as plain tensors (`kept`, `estimators.bits`).
         parameters: numbers of the original model, shared ones once.
+        pipeline: what lies behind the encoder.
     """
     parts = [*_stored(model, encoder, recipe)]
     parts += _not_stored(encoder, parameters, parts)
+    parts += pipeline_memory(pipeline)
     full = sum(part.full_precision_bytes for part in parts)
     compressed = sum(part.compressed_bytes for part in parts)
     return Memory(

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from bipft_compress.counting import costs
 from bipft_compress.counting.blocks import block_parts
 from bipft_compress.counting.parts import FULL_WIDTHS, elementwise_part, estimator_part, kept_part
+from bipft_compress.counting.pipeline import pipeline_operations
 from bipft_compress.counting.schema import Count, ExactCount, OperationPart, Operations
 from bipft_compress.counting.shapes import ModelShape
+from bipft_compress.loading import SentencePipeline
 
 LEFT_OUT = (
     "Tables that a pass fills once: exponentials of the integers that the scores of a head can be, "
@@ -27,8 +29,8 @@ LEFT_OUT = (
 """What the operation counts leave out, in sentences."""
 
 
-def count_operations(shape: ModelShape) -> Operations:
-    """Both counts of a model.
+def count_operations(shape: ModelShape, pipeline: SentencePipeline | None = None) -> Operations:
+    """Both counts of a model, and of what sentence-transformers computes behind it.
 
     Every formula is for `shape.batch` sequences of `shape.length` tokens. Units: FLOPs in the
     papers' convention (`counting.costs`).
@@ -38,6 +40,7 @@ def count_operations(shape: ModelShape) -> Operations:
         parts += block_parts(shape, layer)
     parts += _outside(shape)
     parts += _readout(shape)
+    parts += pipeline_operations(pipeline, shape.batch)
     full = sum(part.full_precision for part in parts)
     compressed = sum(part.compressed for part in parts)
     return Operations(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bipft_compress.counting.memory import FULL_BYTES
 from bipft_compress.counting.operations import count_operations
+from bipft_compress.counting.pipeline import FULL_BYTES
 from bipft_compress.counting.schema import OPERATION_KINDS, PapersConvention, PapersPart
 from bipft_compress.counting.shapes import ModelShape
 

@@ -94,10 +94,14 @@ def compress_checkpoint(
                 "seed": seed,
             }
             tries = Tries(hidden_path(target, "tries"), identity)
-            kept = compress_keeping(model, tokenizer, recipe, calibration, keep, tries, seed=seed)
+            kept = compress_keeping(
+                model, tokenizer, recipe, calibration, keep, tries, pipeline, seed=seed
+            )
             recipe, compressed, quality = kept.allocation.recipe, kept.compressed, kept.quality
         elif targets is not None:
-            allocator, recipe = _choose_bits(model, tokenizer, recipe, calibration, targets)
+            allocator, recipe = _choose_bits(
+                model, tokenizer, recipe, calibration, targets, pipeline
+            )
             # The same text, read once.
             fit = partial(compress_on, model, recipe, allocator.text, seed=seed)
             compressed = _with_progress(fit, model, console)
@@ -130,9 +134,10 @@ def _choose_bits(
     recipe: Recipe,
     calibration: str | Path,
     targets: Targets,
+    pipeline: loading.SentencePipeline | None,
 ) -> tuple[Allocator, Recipe]:
     logger.info("measuring what the bits of each module are worth")
-    allocator = Allocator(model, tokenizer, recipe, calibration)
+    allocator = Allocator(model, tokenizer, recipe, calibration, pipeline=pipeline)
     allocation = allocator.allocate(targets)
     logger.info(
         "chose bits for %.1f times fewer operations and %.1f times less memory",

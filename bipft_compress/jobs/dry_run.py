@@ -76,7 +76,8 @@ def dry_run(
         UserError: what `pretrain` would refuse.
     """
     check_output(out, overwrite, [directory, corpus, teacher])
-    record = Record.read(Path(directory))
+    directory = checkpoint.local_directory(directory)
+    record = Record.read(directory)
     guide, chosen = teacher or record.teacher, recipe or record.recipe
     training_identity(directory, guide)
     student, tokenizer, record = checkpoint.load_trainable(directory)

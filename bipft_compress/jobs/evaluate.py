@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bipft_compress.checkpoint import load
-from bipft_compress.checkpoint.record import is_binary, write_record
+from bipft_compress.checkpoint.record import Record, is_binary, write_record
 from bipft_compress.device import choose_device
 from bipft_compress.jobs.original import load_original
+from bipft_compress.nn.pooling import Pool, mean_pool
 from bipft_compress.tasks.chosen import ChosenTask
 from bipft_compress.tasks.classify import score, scores
 from bipft_compress.tasks.embedding import EmbeddingTask
@@ -26,10 +28,10 @@ def evaluate_sts(
 ) -> dict[str, Any]:
     """Sentence similarity of a binary checkpoint, packed or not, beside its original.
 
-    The figures are also kept in the checkpoint's record, for its report.
+    The figures are also kept in the record of a checkpoint that lies here, for its report.
 
     Args:
-        directory: of the checkpoint.
+        directory: of the checkpoint, or its hub name, also as ``name@revision``.
         data: see `SentencePairs.read`.
         teacher: the original, if it is not where it was.
         device: see `choose_device`. The kernels of a packed checkpoint run on the CPU alone.
@@ -45,25 +47,26 @@ def evaluate_sts(
     pairs = SentencePairs.read(data)
     student, tokenizer, record = load(directory)
     original, _ = load_original(record, teacher)
+    pool = _pool(record, directory)
     chosen = choose_device(device)
     for model in (student, original):
         model.to(chosen)  # type: ignore[arg-type]
-    given, wanted = (
-        embed_pairs(model, tokenizer, pairs.first, pairs.second) for model in (student, original)
+    embedded, reference = (
+        embed_pairs(model, tokenizer, pairs.first, pairs.second, pool)
+        for model in (student, original)
     )
-    full, compressed = wanted.spearman(pairs.scores), given.spearman(pairs.scores)
-    floor = embedding_floor(student, tokenizer, pairs, wanted)
+    full, compressed = reference.spearman(pairs.scores), embedded.spearman(pairs.scores)
+    floor = embedding_floor(student, tokenizer, pairs, reference)
     figures = {
         "full_precision": full,
         "compressed": compressed,
         "embedding_floor": floor,
         "recovered": (compressed - floor) / (full - floor) if full != floor else None,
-        "similarity_to_original": compare(given.first, wanted.first).cosine,
+        "similarity_to_original": compare(embedded.first, reference.first).cosine,
         "pairs": len(pairs.scores),
         "data": Path(data).name,
     }
-    record.quality["sts_spearman"] = figures
-    write_record(Path(directory), record)
+    _keep(directory, record, {"sts_spearman": figures})
     return figures
 
 
@@ -76,10 +79,10 @@ def evaluate_embeddings(
 ) -> dict[str, dict[str, float]]:
     """An embedding task of a binary checkpoint, packed or not, beside its original.
 
-    The figures are also kept in the checkpoint's record, for its report.
+    The figures are also kept in the record of a checkpoint that lies here, for its report.
 
     Args:
-        directory: of the checkpoint.
+        directory: of the checkpoint, or its hub name, also as ``name@revision``.
         task: with its data; see `read_embedding_task`.
         teacher: the original, if it is not where it was.
         device: see `choose_device`. The kernels of a packed checkpoint run on the CPU alone.
@@ -92,17 +95,17 @@ def evaluate_embeddings(
     """
     student, tokenizer, record = load(directory)
     original, _ = load_original(record, teacher)
+    pool = _pool(record, directory)
     chosen = choose_device(device)
     values = {}
     for name, model in (("full_precision", original), ("compressed", student)):
         model.to(chosen)  # type: ignore[arg-type]
-        values[name] = task.measure(embedder(model, tokenizer))
+        values[name] = task.measure(embedder(model, tokenizer, pool))
     quality = {
         measure: {name: values[name][measure] for name in values}
         for measure in values["compressed"]
     }
-    record.quality |= quality
-    write_record(Path(directory), record)
+    _keep(directory, record, quality)
     return quality
 
 
@@ -115,10 +118,10 @@ def evaluate_task(
 ) -> dict[str, dict[str, Any]]:
     """A fine-tuned checkpoint's metrics on its task: binary, packed, full precision, or adapter.
 
-    The figures are also kept in the record of a binary checkpoint, for its report.
+    The figures are also kept in the record of a binary checkpoint that lies here, for its report.
 
     Args:
-        directory: of the checkpoint.
+        directory: of the checkpoint, or its hub name, also as ``name@revision``.
         chosen: the task and its data.
         teacher: a checkpoint to compare with.
         device: see `choose_device`.
@@ -143,7 +146,19 @@ def evaluate_task(
         original_metrics = score(original.model, original.tokenizer, task, length)
     metrics = score(compressed.model, compressed.tokenizer, task, length)
     quality = scores(task, metrics, original_metrics)
-    if is_binary(Path(directory)) and compressed.record is not None:
-        compressed.record.quality |= quality
-        write_record(Path(directory), compressed.record)
+    if compressed.record is not None:
+        _keep(directory, compressed.record, quality)
     return quality
+
+
+def _pool(record: Record, directory: str | Path) -> Pool:
+    """What makes an embedding of hidden states: as sentence-transformers says, or the mean."""
+    return mean_pool if record.pipeline is None else record.pipeline.pool(directory)
+
+
+def _keep(directory: str | Path, record: Record, quality: Mapping[str, Any]) -> None:
+    """Add figures to the record of a binary checkpoint; the hub's cache is left as it is."""
+    path = Path(directory)
+    if is_binary(path):
+        record.quality |= quality
+        write_record(path, record)

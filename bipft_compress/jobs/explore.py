@@ -13,6 +13,7 @@ from bipft_compress.errors import UserError
 from bipft_compress.files import atomic_directory, claim_output, read_json, write_atomically
 from bipft_compress.fitting.compress import compress_on
 from bipft_compress.jobs.keep import COMPARED_SENTENCES, first_sentences
+from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting.curve import (
@@ -22,6 +23,7 @@ from bipft_compress.reporting.curve import (
     render_curve_html,
     render_curve_markdown,
 )
+from bipft_compress.sources import short_name
 from bipft_compress.tasks.sts import SentencePairs, compare, embed, spearman
 from bipft_compress.text.corpus import BUILTIN
 
@@ -74,6 +76,8 @@ def explore(
     peers = [] if beside is None else read_peers(Path(beside), data)
     with claim_output(out, overwrite, [source, calibration, data]) as target:
         model, tokenizer = loading.load_pretrained(source)
+        pipeline = loading.read_pipeline(source)
+        pool = mean_pool if pipeline is None else pipeline.pool(source)
         model.to(choose_device(device))  # type: ignore[arg-type]
         sketch = recipe.model_copy(
             update={
@@ -84,9 +88,9 @@ def explore(
             }
         )
         logger.info("measuring what the bits of each module are worth")
-        allocator = Allocator(model, tokenizer, sketch, calibration)
+        allocator = Allocator(model, tokenizer, sketch, calibration, pipeline=pipeline)
         sentences = first_sentences(calibration, COMPARED_SENTENCES)
-        wanted = embed(model, tokenizer, sentences)
+        original = embed(model, tokenizer, sentences, pool=pool)
         points = []
         for number, targets in enumerate(allocator.ladder(budgets)):
             allocation = allocator.allocate(targets)
@@ -96,16 +100,20 @@ def explore(
                     operations=allocation.operations,
                     memory=allocation.memory,
                     error=student.layer_errors[-1],
-                    likeness=compare(embed(student.model, tokenizer, sentences), wanted).cosine,
-                    score=None if pairs is None else spearman(student.model, tokenizer, pairs),
+                    likeness=compare(
+                        embed(student.model, tokenizer, sentences, pool=pool), original
+                    ).cosine,
+                    score=None
+                    if pairs is None
+                    else spearman(student.model, tokenizer, pairs, pool),
                     latency_ms=allocator.latency_ms(allocation.recipe),
                     command=_command(source, calibration, targets),
                 )
             )
             logger.info("%d of %d: %s", number + 1, budgets, _summary(allocation, points[-1]))
         curve = Curve(
-            checkpoint="/".join(Path(source).parts[-2:]),
-            score=None if pairs is None else spearman(model, tokenizer, pairs),
+            checkpoint=short_name(source),
+            score=None if pairs is None else spearman(model, tokenizer, pairs, pool),
             points=points,
             peers=peers,
             provenance=provenance({}, "explore", seed=seed, calibration=calibration),

@@ -35,6 +35,7 @@ from bipft_compress.training.finetuned import (
     save_classifier,
 )
 from bipft_compress.training.session import run_training
+from bipft_compress.training.trackers import check_trackers, logs_beside
 from bipft_compress.training.workspace import claim_training
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def finetune(
     """
     target = Path(out)
     inputs = [directory, chosen.data, teacher]
+    if recipe is not None:
+        check_trackers(recipe.finetuning.training)  # before a model is loaded
     with claim_training(target, resume=resume, overwrite=overwrite, inputs=inputs) as work:
         join_processes(choose_device(device))
         start = read_trainable(directory, frozen=rank is not None)
@@ -132,6 +135,7 @@ def finetune(
             FinetuningCollator(start.tokenizer),
             run=run,
             resume=resume,
+            logs=logs_beside(target),
             console=console,
         )
         trained = student.trained_parameters

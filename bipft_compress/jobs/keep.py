@@ -13,6 +13,8 @@ from bipft_compress.allocation import Allocation, Allocator
 from bipft_compress.errors import UserError
 from bipft_compress.files import read_json, write_atomically
 from bipft_compress.fitting.compress import Compressed, compress_on
+from bipft_compress.loading import SentencePipeline
+from bipft_compress.nn.pooling import Pool, mean_pool
 from bipft_compress.recipe import Recipe
 from bipft_compress.tasks.sts import SentencePairs, compare, embed, spearman
 from bipft_compress.text.corpus import read_documents
@@ -58,14 +60,17 @@ class Keep:
         original: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         calibration: str | Path,
+        pool: Pool = mean_pool,
     ) -> Measure:
         """What models are compared by."""
         if self.data is not None:
             pairs = SentencePairs.read(self.data)
-            return lambda model: spearman(model, tokenizer, pairs)
+            return lambda model: spearman(model, tokenizer, pairs, pool)
         sentences = first_sentences(calibration, COMPARED_SENTENCES)
-        wanted = embed(original, tokenizer, sentences)
-        return lambda model: compare(embed(model, tokenizer, sentences), wanted).cosine
+        reference = embed(original, tokenizer, sentences, pool=pool)
+        return lambda model: (
+            compare(embed(model, tokenizer, sentences, pool=pool), reference).cosine
+        )
 
 
 def first_sentences(text: str | Path, count: int) -> list[str]:
@@ -139,6 +144,7 @@ def compress_keeping(
     calibration: str | Path,
     keep: Keep,
     tries: Tries,
+    pipeline: SentencePipeline | None = None,
     *,
     seed: int = 0,
 ) -> Kept:
@@ -147,10 +153,11 @@ def compress_keeping(
     Raises:
         UserError: not even the finest bits keep so much; or see `Allocator` and `compress`.
     """
-    measure = keep.measure(model, tokenizer, calibration)
+    pool = mean_pool if pipeline is None else pipeline.pool(str(model.config.name_or_path))
+    measure = keep.measure(model, tokenizer, calibration, pool)
     original = measure(model)
     required = keep.share * original
-    allocator = Allocator(model, tokenizer, recipe, calibration)
+    allocator = Allocator(model, tokenizer, recipe, calibration, pipeline=pipeline)
     ladder = allocator.ladder(STEPS)
     made: dict[int, tuple[Allocation, Compressed]] = {}
 

@@ -42,7 +42,7 @@ def read_teacher(source: str | Path, record: Record) -> PreTrainedModel:
     Raises:
         CheckpointError: it cannot be read.
     """
-    if is_binary(Path(source)):
+    if is_binary(checkpoint.local_directory(source)):
         return checkpoint.load_trainable(source)[0]
     return loading.load_pretrained(source, mlm_head=record.recipe.objective.fresh_mlm_head)[0]
 

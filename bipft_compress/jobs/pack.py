@@ -8,7 +8,6 @@ from pathlib import Path
 from bipft_compress import checkpoint
 from bipft_compress.checkpoint.artefact import write_artefact
 from bipft_compress.checkpoint.record import WEIGHTS
-from bipft_compress.counting.memory import FULL_BYTES
 from bipft_compress.families import describe
 from bipft_compress.files import atomic_directory, claim_output, write_atomically
 from bipft_compress.jobs.original import published_name
@@ -16,7 +15,7 @@ from bipft_compress.jobs.report import write_checkpoint_report
 from bipft_compress.loading.card import CARD
 from bipft_compress.provenance import provenance
 from bipft_compress.reporting.card import render_card
-from bipft_compress.sources import is_path
+from bipft_compress.sources import is_path, split_revision
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,11 @@ def pack_checkpoint(
 ) -> PackedSize:
     """Pack a binary checkpoint to bits, its report and model card beside it, in a new directory.
 
+    Args:
+        directory: of the checkpoint, or its hub name, also as ``name@revision``.
+        out: the new directory.
+        overwrite: replace what is in `out`.
+
     Raises:
         UserError: the checkpoint or the output directory is at fault.
     """
@@ -54,13 +58,10 @@ def pack_checkpoint(
                 report,
                 target.name,
                 # What is left a path is not on the hub.
-                base_model=None if is_path(record.teacher) else record.teacher,
+                base_model=None if is_path(record.teacher) else split_revision(record.teacher),
                 original=record.card,
                 pooled=record.pipeline is not None and record.pipeline.modules != (),
             )
             write_atomically(work / CARD, card)
             packed = sum(file.stat().st_size for file in work.rglob(WEIGHTS))
-    full = report.memory.full_precision_bytes
-    if record.pipeline is not None:
-        full += FULL_BYTES * record.pipeline.parameters
-    return PackedSize(full, packed)
+    return PackedSize(report.memory.full_precision_bytes, packed)

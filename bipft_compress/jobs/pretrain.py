@@ -27,6 +27,7 @@ from bipft_compress.storage.plan import round_to_stored
 from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.training.pretraining import pretrain_model
 from bipft_compress.training.session import begin_run, check_same_run
+from bipft_compress.training.trackers import check_trackers, logs_beside
 from bipft_compress.training.workspace import claim_training, unfinished
 
 if TYPE_CHECKING:
@@ -43,13 +44,15 @@ def pretrain(
     steps: int | None = None,
     resume: bool = False,
     device: str = AUTO,
+    logs: Path | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Record:
     """Continue the pretraining of a binary checkpoint and write the result.
 
     Args:
-        directory: a binary checkpoint, from `compress` or from here.
+        directory: a binary checkpoint, from `compress` or from here; or its hub name, also as
+            ``name@revision``.
         corpus: text; see `read_documents`.
         out: a new directory; training checkpoints lie beside it until the end.
         recipe: whose text, objective, schedule and training sections to use; the checkpoint's own
@@ -57,6 +60,7 @@ def pretrain(
         teacher: the full-precision original, if it has moved; or a binary checkpoint.
         steps: optimiser steps of the whole schedule, instead of the recipe's.
         resume, device, console: see `pretrain_model`.
+        logs: for TensorBoard's event files; beside `out` if None.
         overwrite: replace what is in `out`.
 
     Returns:
@@ -69,17 +73,20 @@ def pretrain(
     inputs = [directory, corpus, teacher]
     with claim_training(target, resume=resume, overwrite=overwrite, inputs=inputs) as work:
         join_processes(choose_device(device))
-        record = Record.read(Path(directory))
+        directory = checkpoint.local_directory(directory)
+        record = Record.read(directory)
         guide = teacher or record.teacher
         check_output(target, True, [guide])
         chosen = recipe or record.recipe
+        check_trackers(chosen.training)  # before a model is loaded
+        logs = logs or logs_beside(target)
         with telling_of_teacher(teacher):
             identity = training_identity(directory, guide)
         identity |= {"corpus": corpus_identity(corpus)}
         if chosen.schedule:
             _pretrain_in_stages(
                 directory, corpus, work, chosen, identity, teacher=teacher, steps=steps,
-                resume=resume, device=device, console=console,
+                resume=resume, device=device, logs=logs, console=console,
             )  # fmt: skip
             if PartialState().is_main_process:
                 with atomic_directory(target, overwrite) as result:
@@ -98,6 +105,7 @@ def pretrain(
             steps=steps,
             resume=resume,
             device=device,
+            logs=logs,
             console=console,
             identity=identity,
         )
@@ -147,6 +155,7 @@ def _pretrain_in_stages(
     steps: int | None,
     resume: bool,
     device: str,
+    logs: Path,
     console: Console | None,
 ) -> None:
     """Each stage's student is the next one's teacher and start (BiT, Liu et al. 2022, section 4).
@@ -175,6 +184,7 @@ def _pretrain_in_stages(
                 teacher=guide,
                 resume=unfinished(result),
                 device=device,
+                logs=logs,
                 console=console,
             )
 

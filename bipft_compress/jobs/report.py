@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from transformers import PretrainedConfig
 
 from bipft_compress import loading
-from bipft_compress.checkpoint.listed import read_config
+from bipft_compress.checkpoint import local_directory
+from bipft_compress.checkpoint.listed import read_config, read_listed_pipeline
 from bipft_compress.checkpoint.record import RECORD, Record
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import max_sequence_length
@@ -24,6 +25,7 @@ from bipft_compress.reporting import (
     report_from_config,
     write_report,
 )
+from bipft_compress.sources import short_name
 
 USUAL_LENGTH = 128
 """Tokens of a sequence, as in the papers."""
@@ -37,7 +39,7 @@ def report_checkpoint(
     sequence_length: int | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Write the report of a binary checkpoint, packed or not.
+    """Write the report of a binary checkpoint, packed or not, of a directory or of the hub.
 
     Raises:
         UserError: the checkpoint or the output directory is at fault.
@@ -45,7 +47,7 @@ def report_checkpoint(
     # Inside an artefact, or in its place, a report is welcome: it replaces no file of another name.
     with claim_output(out, overwrite) as target:
         return write_checkpoint_report(
-            Path(directory), target, batch=batch, sequence_length=sequence_length
+            local_directory(directory), target, batch=batch, sequence_length=sequence_length
         )
 
 
@@ -64,7 +66,7 @@ def write_checkpoint_report(
     length = sequence_length or _usual_length(model.config)
     try:
         run = RunFacts(
-            checkpoint="/".join(Path(record.teacher).parts[-2:]),
+            checkpoint=short_name(record.teacher),
             quality=record.quality,
             layer_errors=record.layer_errors,
             knowledge=record.knowledge,
@@ -79,7 +81,14 @@ def write_checkpoint_report(
             f"{directory / RECORD} cannot be reported ({key}: {first['msg']})."
         ) from None
     with configuration_faults(directory):
-        report = build_report(model, record.recipe, batch=batch, sequence_length=length, run=run)
+        report = build_report(
+            model,
+            record.recipe,
+            batch=batch,
+            sequence_length=length,
+            run=run,
+            pipeline=read_listed_pipeline(directory, record),
+        )
     write_report(report, target)
     return report
 
@@ -110,12 +119,20 @@ def report_config(
     with claim_output(out, overwrite) as target:
         name = Path(config).resolve().name if Path(config).exists() else str(config)
         run = RunFacts(checkpoint=name, provenance=provenance({}, "report"))
-        architecture = loading.load_config(config)
+        source = loading.encoder_source(config)
+        architecture = loading.load_config(source)
+        is_file = Path(config).is_file()
+        pipeline = None if is_file else loading.read_pipeline(config)
         length = sequence_length or _usual_length(architecture)
         # What a schedule ends with: that is what will run.
         with configuration_faults(config):
             report = report_from_config(
-                architecture, recipe.last_stage(), batch=batch, sequence_length=length, run=run
+                architecture,
+                recipe.last_stage(),
+                batch=batch,
+                sequence_length=length,
+                run=run,
+                pipeline=pipeline,
             )
         write_report(report, target)
     return report

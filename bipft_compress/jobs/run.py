@@ -30,6 +30,7 @@ from bipft_compress.jobs.pretrain import pretrain
 from bipft_compress.jobs.report import report_checkpoint
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting import Report
+from bipft_compress.training.trackers import check_trackers
 from bipft_compress.training.workspace import RUN, discard_unfinished, unfinished
 
 logger = logging.getLogger("bipft_compress")
@@ -55,6 +56,7 @@ def run(
     Raises:
         UserError: an input is at fault, or `out` holds a run that something else went into.
     """
+    check_trackers(recipe.training)  # before the work begins
     identity = {
         "checkpoint": checkpoint_identity(source),
         "corpus": corpus_identity(corpus),

@@ -7,13 +7,14 @@ from bipft_compress.loading.card import read_card
 from bipft_compress.loading.claims import configuration_faults
 from bipft_compress.loading.configuration import load_config, model_from_config
 from bipft_compress.loading.pretrained import load_pretrained
-from bipft_compress.loading.sentence import SentencePipeline, read_pipeline
+from bipft_compress.loading.sentence import SentencePipeline, encoder_source, read_pipeline
 from bipft_compress.loading.state import load_state, state_to_save
 from bipft_compress.loading.tokenizer import load_tokenizer
 
 __all__ = [
     "SentencePipeline",
     "configuration_faults",
+    "encoder_source",
     "load_config",
     "load_pretrained",
     "load_state",

@@ -15,7 +15,7 @@ from bipft_compress.errors import CheckpointError, UnsupportedModelError, first_
 from bipft_compress.families import apply_pooling_layer, check_supported
 from bipft_compress.files import read_json
 from bipft_compress.loading.claims import check_claims, configuration_faults
-from bipft_compress.sources import check_source
+from bipft_compress.sources import check_source, split_revision
 
 logger = logging.getLogger("bipft_compress")
 
@@ -27,7 +27,7 @@ _FAULTS = (
 
 
 def load_config(checkpoint: str | Path, *, name: str | Path | None = None) -> PretrainedConfig:
-    """Configuration of a hub name, a local directory or a ``config.json``.
+    """Configuration of a hub name (also ``name@revision``), a local directory or a ``config.json``.
 
     No code that comes with a checkpoint is run: see ``trust_remote_code`` of transformers.
 
@@ -49,13 +49,17 @@ def load_config(checkpoint: str | Path, *, name: str | Path | None = None) -> Pr
             )
     local = file.exists()
     check_source(checkpoint)
+    source, revision = split_revision(checkpoint)
     try:
-        values = read_json(file) if local else PretrainedConfig.get_config_dict(checkpoint)[0]
+        if local:
+            values = read_json(file)
+        else:
+            values, _ = PretrainedConfig.get_config_dict(source, revision=revision)
         check_claims(values, shown)
         if path.is_file():
             config = _from_values(shown, values)
         else:
-            config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except _FAULTS as error:
         if local:
             raise CheckpointError(f"{shown} cannot be read ({_all_lines(error)}).") from None

@@ -21,6 +21,7 @@ from bipft_compress.loading.configuration import (
     mlm_class,
     model_class,
 )
+from bipft_compress.loading.sentence import encoder_source
 from bipft_compress.loading.tokenizer import fit_tokenizer, load_tokenizer
 from bipft_compress.loading.weights import fetch, read_weights
 
@@ -47,7 +48,8 @@ def load_pretrained(
     """
     if (Path(checkpoint) / FINE_TUNED).is_file():
         read_fine_tuned(Path(checkpoint))
-    config = load_config(checkpoint)
+    source = encoder_source(checkpoint)
+    config = load_config(source)
     if getattr(config, "quantization_config", None) is not None:
         raise CheckpointError(
             f"{checkpoint} cannot be loaded in full precision: its weights are quantized "
@@ -58,7 +60,7 @@ def load_pretrained(
     if fresh:
         # A second table of the vocabulary would stay in full precision.
         config.tie_word_embeddings = True
-    state = read_weights(fetch(checkpoint))
+    state = read_weights(fetch(source))
     model, missing = _build(chosen, config, state, checkpoint)
     head = set(head_parameters(model))
     if head and head <= missing and not fresh:
@@ -73,7 +75,7 @@ def load_pretrained(
     if missing:
         _check_missing(checkpoint, model, missing, fresh_head=fresh)
     _check_finite(checkpoint, model)
-    tokenizer = load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(source)
     fit_tokenizer(tokenizer, model, checkpoint)
     return model.eval(), tokenizer
 

@@ -6,19 +6,23 @@ Its files are read and written here; the library itself is not needed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.utils.hub import cached_file
 
-from bipft_compress.errors import CheckpointError, first_line
+from bipft_compress.errors import CheckpointError
 from bipft_compress.files import read_json
+from bipft_compress.loading.hub import find_file
 from bipft_compress.loading.weights import read_file
+from bipft_compress.nn.pooling import POOLINGS, Pool, joined
+from bipft_compress.sources import check_source, split_revision
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
@@ -33,6 +37,10 @@ _NAMESPACE = "sentence_transformers."
 TRANSFORMER = f"{_NAMESPACE}models.Transformer"
 POOLING = f"{_NAMESPACE}models.Pooling"
 """Names under which every release of the library knows these classes."""
+
+_MODE = "pooling_mode_"
+_ENDING = re.compile("_tokens?$")
+"""Of a pooling's name, in some releases."""
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -75,9 +83,43 @@ class SentencePipeline:
     @property
     def first_token(self) -> bool:
         """Whether the first token alone is read of what the encoder puts out."""
-        pooling = next((m.values for m in self.modules if m.kind.endswith("Pooling")), {})
-        modes = [name for name, chosen in pooling.items() if chosen is True and "mode" in name]
-        return pooling.get("pooling_mode") == "cls" or modes == ["pooling_mode_cls_token"]
+        return self.pooling == ("cls",)
+
+    @property
+    def pooling(self) -> tuple[str, ...]:
+        """Names in `nn.pooling.POOLINGS`, whose vectors are joined; empty without pooling."""
+        values = next((m.values for m in self.modules if m.kind.endswith("Pooling")), {})
+        named = values.get("pooling_mode")
+        if named is None:
+            named = [
+                name.removeprefix(_MODE)
+                for name, chosen in values.items()
+                if chosen is True and name.startswith(_MODE)
+            ]
+        names = [named] if isinstance(named, str) else list(named)
+        return tuple(_ENDING.sub("", str(name)) for name in names)
+
+    def pool(self, where: str | Path) -> Pool:
+        """How the hidden states of a text become one vector; the mean where nothing is said.
+
+        Args:
+            where: the checkpoint, for the message.
+
+        Raises:
+            CheckpointError: it names a pooling that is not known here.
+        """
+        unknown = sorted(set(self.pooling) - POOLINGS.keys())
+        if unknown:
+            raise CheckpointError(
+                f"{where} pools by {', '.join(unknown)}, which is not known here: one of "
+                f"{', '.join(POOLINGS)}."
+            )
+        return joined(self.pooling or ("mean",))
+
+    def named_modules(self) -> Iterator[tuple[str, SentenceModule]]:
+        """Each module with the name of its directory, as `write` names it."""
+        for number, module in enumerate(self.modules, 1):
+            yield f"{number}_{module.kind.rpartition('.')[2]}", module
 
     @property
     def parameters(self) -> int:
@@ -91,8 +133,8 @@ class SentencePipeline:
             CheckpointError: a number of a module is beyond the range of 16 bits.
         """
         listed = [_entry(0, "", TRANSFORMER)]
-        for number, module in enumerate(self.modules, 1):
-            folder = directory / f"{number}_{module.kind.rpartition('.')[2]}"
+        for number, (name, module) in enumerate(self.named_modules(), 1):
+            folder = directory / name
             listed.append(_entry(number, folder.name, module.kind))
             folder.mkdir()
             if module.values:
@@ -113,25 +155,61 @@ def read_pipeline(checkpoint: str | Path) -> SentencePipeline | None:
     Raises:
         CheckpointError: a file is malformed, or names a class that is not the library's own.
     """
-    path = _find(checkpoint, MODULES)
+    path = find_file(checkpoint, MODULES)
     if path is None:
         return None
     first, *others = _read_listed(path, checkpoint)
-    if first["path"] or not first["type"].endswith("Transformer"):
+    if not first["type"].endswith("Transformer"):
         raise CheckpointError(
-            f"{checkpoint} begins with {first['type']} in {first['path'] or '.'!r}: only a "
-            "sentence-transformers checkpoint whose encoder lies beside its modules.json can be "
-            "read; load it there and save it again."
+            f"{checkpoint} begins with {first['type']}: only a sentence-transformers checkpoint "
+            "that begins with an encoder of transformers can be read."
         )
-    text: dict[str, Any] = {}
+    folder, text = first["path"], dict[str, Any]()
     for name in (TEXT, *_TEXT_OF_OLD):
         if not text:
-            text = _values(checkpoint, name)
+            text = _values(checkpoint, f"{folder}/{name}" if folder else name)
     return SentencePipeline(
         modules=tuple(_read_module(checkpoint, entry) for entry in others),
         text=text,
         settings=_values(checkpoint, SETTINGS),
     )
+
+
+def encoder_source(checkpoint: str | Path) -> str | Path:
+    """Where the encoder of a checkpoint lies: sentence-transformers may keep it in a directory.
+
+    Args:
+        checkpoint: hub name or local directory.
+
+    Returns:
+        `checkpoint`, or the directory within it; of the hub, where it was fetched to.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or its list of modules is malformed.
+    """
+    check_source(checkpoint)
+    path = None if Path(checkpoint).is_file() else find_file(checkpoint, MODULES)
+    folder = "" if path is None else _read_listed(path, checkpoint)[0]["path"]
+    if not folder:
+        return checkpoint
+    if not Path(checkpoint).is_dir():
+        name, revision = split_revision(checkpoint)
+        checkpoint = snapshot_download(name, revision=revision, allow_patterns=[f"{folder}/*"])
+    return Path(checkpoint, folder)
+
+
+def module_folders(directory: Path) -> list[Path]:
+    """The directories of a local checkpoint that hold modules of sentence-transformers.
+
+    Raises:
+        CheckpointError: its list of modules is malformed.
+    """
+    path = directory / MODULES
+    if not path.is_file():
+        return []
+    folders = [directory / one["path"] for one in _read_listed(path, directory) if one["path"]]
+    # One without weights or settings may not be there.
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def _entry(number: int, folder: str, kind: str) -> dict[str, Any]:
@@ -156,17 +234,8 @@ def _floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def _find(checkpoint: str | Path, name: str) -> Path | None:
-    """Where a file of a hub name or a local directory lies; None where there is none."""
-    try:
-        found = cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint} cannot be read ({first_line(error)}).") from None
-    return None if found is None else Path(found)
-
-
 def _values(checkpoint: str | Path, name: str) -> dict[str, Any]:
-    path = _find(checkpoint, name)
+    path = find_file(checkpoint, name)
     return {} if path is None else read_json(path)
 
 
@@ -192,7 +261,7 @@ def _read_listed(path: Path, checkpoint: str | Path) -> list[dict[str, str]]:
 
 def _read_module(checkpoint: str | Path, entry: Mapping[str, str]) -> SentenceModule:
     folder = entry["path"]
-    files = [_find(checkpoint, f"{folder}/{name}") for name in _WEIGHTS] if folder else []
+    files = [find_file(checkpoint, f"{folder}/{name}") for name in _WEIGHTS] if folder else []
     weights = next((path for path in files if path is not None), None)
     return SentenceModule(
         kind=entry["type"],

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bipft_compress.errors import CheckpointError, first_line
 from bipft_compress.families import max_sequence_length
 from bipft_compress.files import read_json
+from bipft_compress.sources import split_revision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +27,7 @@ _FAULTS = (
 def load_tokenizer(
     checkpoint: str | Path, *, name: str | Path | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub name or local directory.
+    """The tokenizer of a hub name, also as ``name@revision``, or local directory.
 
     Args:
         checkpoint: where it is read.
@@ -40,8 +41,11 @@ def load_tokenizer(
         for file in (path / "tokenizer.json", path / "tokenizer_config.json"):
             if file.is_file():
                 read_json(file)
+    source, revision = split_revision(checkpoint)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
     except _FAULTS as error:
         raise _broken(shown, error) from None
     except Exception as error:

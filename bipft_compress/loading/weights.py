@@ -25,6 +25,7 @@ from transformers.utils.import_utils import check_torch_load_is_safe
 
 from bipft_compress.errors import CheckpointError, first_line
 from bipft_compress.files import read_json
+from bipft_compress.sources import split_revision
 
 FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 """Where weights may be, the preferred first."""
@@ -44,7 +45,7 @@ _BROKEN_PICKLE = (
 
 
 def fetch(checkpoint: str | Path) -> Path:
-    """The directory that holds the weights of a hub name, or a local directory itself.
+    """The directory that holds the weights of a hub name; of a local directory itself.
 
     Raises:
         CheckpointError: the hub does not answer, or has no weights of this name.
@@ -52,11 +53,11 @@ def fetch(checkpoint: str | Path) -> Path:
     path = Path(checkpoint)
     if path.is_dir():
         return path
-    name = str(checkpoint)
+    name, revision = split_revision(checkpoint)
     try:
         for file in FILES:
             try:
-                path = Path(hf_hub_download(name, file))
+                path = Path(hf_hub_download(name, file, revision=revision))
             except EntryNotFoundError:
                 continue
             if path.suffix == ".json":
@@ -65,9 +66,9 @@ def fetch(checkpoint: str | Path) -> Path:
             return path.parent
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(
-            f"The weights of {name} cannot be fetched ({first_line(error)})."
+            f"The weights of {checkpoint} cannot be fetched ({first_line(error)})."
         ) from None
-    raise CheckpointError(f"{name} holds no weights (none of {', '.join(FILES)}).")
+    raise CheckpointError(f"{checkpoint} holds no weights (none of {', '.join(FILES)}).")
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from bipft_compress.families import (
     get_module,
     max_sequence_length,
 )
+from bipft_compress.loading import SentencePipeline
 from bipft_compress.nn import BinaryLinear
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
@@ -35,6 +36,7 @@ def build_report(
     batch: int = 1,
     sequence_length: int = 128,
     run: RunFacts | None = None,
+    pipeline: SentencePipeline | None = None,
 ) -> Report:
     """Count what `recipe` makes of a model.
 
@@ -45,6 +47,7 @@ def build_report(
         batch: sequences of the forward pass to count.
         sequence_length: tokens of a sequence.
         run: what was measured; without it the report has the counts alone.
+        pipeline: what sentence-transformers has behind the encoder.
 
     Raises:
         UserError: a batch or length below 1, or a length that the model has no positions for.
@@ -53,7 +56,12 @@ def build_report(
     """
     if isinstance(model_or_config, PretrainedConfig):
         return report_from_config(
-            model_or_config, recipe, batch=batch, sequence_length=sequence_length, run=run
+            model_or_config,
+            recipe,
+            batch=batch,
+            sequence_length=sequence_length,
+            run=run,
+            pipeline=pipeline,
         )
     run = run or RunFacts()
     config = model_or_config.config
@@ -87,13 +95,13 @@ def build_report(
             head_dim=block.attention.head_dim,
             vocabulary=vocabulary,
             activation=block.feed_forward[0].activation,
-            parameters=parameters,
+            parameters=parameters + (0 if pipeline is None else pipeline.parameters),
         ),
         recipe=recipe.model_dump(mode="json"),
         batch=batch,
         sequence_length=sequence_length,
-        operations=count_operations(shape),
-        memory=count_memory(model, encoder, recipe, parameters),
+        operations=count_operations(shape, pipeline),
+        memory=count_memory(model, encoder, recipe, parameters, pipeline),
         papers_convention=papers_convention(shape, vocabulary, parameters),
         quality=run.quality,
         layer_errors=run.layer_errors,
@@ -112,11 +120,17 @@ def report_from_config(
     batch: int = 1,
     sequence_length: int = 128,
     run: RunFacts | None = None,
+    pipeline: SentencePipeline | None = None,
 ) -> Report:
     """`build_report` of the encoder (`AutoModel`) of a configuration; needs no weights."""
     check_supported(config)
     return build_report(
-        _empty(config), recipe, batch=batch, sequence_length=sequence_length, run=run
+        _empty(config),
+        recipe,
+        batch=batch,
+        sequence_length=sequence_length,
+        run=run,
+        pipeline=pipeline,
     )
 
 

@@ -43,14 +43,20 @@ outputs = model(**tokenizer("The weather is lovely today.", return_tensors="pt")
 
 
 def render_card(
-    report: Report, name: str, *, base_model: str | None, original: Mapping[str, Any], pooled: bool
+    report: Report,
+    name: str,
+    *,
+    base_model: tuple[str, str | None] | None,
+    original: Mapping[str, Any],
+    pooled: bool,
 ) -> str:
     """The card: what the hub reads of it, how to use the model, and the report's tables.
 
     Args:
         report: of the artefact.
         name: of the artefact; the directory's, until it is published under another.
-        base_model: the original's name on the hub; None for one that is not there.
+        base_model: the original's name on the hub and its revision, None for the newest; None for
+            an original that is not there.
         original: what its own card says; see `loading.read_card`.
         pooled: whether sentence-transformers reads it.
     """
@@ -58,7 +64,7 @@ def render_card(
     task = "sentence-similarity" if pooled else _TASKS.get(suffix, "feature-extraction")
     library = "sentence-transformers" if pooled else "transformers"
     data = ModelCardData(
-        base_model=base_model,
+        base_model=base_model[0] if base_model else None,
         base_model_relation="quantized" if base_model else None,
         library_name=library,
         tags=[*_TAGS, *([library, "feature-extraction"] if pooled else [])],
@@ -93,9 +99,13 @@ be trained; `report.html` beside it says all that was counted and measured.
 {tables}"""
 
 
-def _made_of(report: Report, base_model: str | None) -> str:
-    original = report.model.checkpoint or report.model.architecture
-    named = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else original
+def _made_of(report: Report, base_model: tuple[str, str | None] | None) -> str:
+    named = report.model.checkpoint or report.model.architecture
+    if base_model is not None:
+        name, revision = base_model
+        # The hub takes no revision in `base_model`.
+        tree = "" if revision is None else f"/tree/{revision}"
+        named = f"[{named}](https://huggingface.co/{name}{tree})"
     return (
         f"{named} with binary linear layers and attention, by the recipe "
         f"`{report.recipe.get('name')}` of bipft-compress: "

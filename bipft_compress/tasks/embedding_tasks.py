@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bipft_compress.errors import UserError
+from bipft_compress.nn.pooling import Pool, mean_pool
 from bipft_compress.tasks.embedding import Embed, EmbeddingTask
 from bipft_compress.tasks.probe import LABEL, TEXT, ProbeTask
 from bipft_compress.tasks.retrieval import RetrievalTask
@@ -49,11 +50,13 @@ def read_embedding_task(
     raise UserError(f"Unknown task {name!r}: choose one of {', '.join(EMBEDDING_TASKS)}.")
 
 
-def embedder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Embed:
-    """A model's sentence embeddings, of the first `MAX_LENGTH` tokens of a text."""
+def embedder(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pool: Pool = mean_pool
+) -> Embed:
+    """A model's sentence embeddings by `pool`, of the first `MAX_LENGTH` tokens of a text."""
 
     def vectors(texts: Sequence[str]) -> np.ndarray:
-        array: np.ndarray = embed(model, tokenizer, texts, MAX_LENGTH).numpy()
+        array: np.ndarray = embed(model, tokenizer, texts, MAX_LENGTH, pool).numpy()
         return array
 
     return vectors

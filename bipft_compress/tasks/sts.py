@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from bipft_compress.errors import CorpusError
 from bipft_compress.families import max_sequence_length
-from bipft_compress.nn.pooling import mean_pool
+from bipft_compress.nn.pooling import Pool, mean_pool
 from bipft_compress.tasks.embedding import Embed, unit_rows
 from bipft_compress.tasks.metrics import METRICS
 from bipft_compress.tasks.tables import ENDINGS, read_rows
@@ -121,14 +121,16 @@ def embed(
     tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[str],
     max_length: int = MAX_LENGTH,
+    pool: Pool = mean_pool,
 ) -> Tensor:
-    """Unit-length sentence embeddings, mean-pooled over real tokens, (sentences, hidden).
+    """Unit-length sentence embeddings, pooled over real tokens, (sentences, hidden).
 
     Args:
         model: with or without a head, which is not used.
         tokenizer: of `model`.
         sentences: of any length.
         max_length: tokens that are read of each, where the model has as many positions.
+        pool: from hidden states to an embedding.
     """
     model.eval()
     encoder = model.base_model
@@ -141,7 +143,7 @@ def embed(
             batch, padding=True, truncation=True, max_length=length, return_tensors="pt"
         ).to(model.device)
         hidden = encoder(**inputs).last_hidden_state
-        parts.append(F.normalize(mean_pool(hidden, inputs["attention_mask"]), dim=-1).cpu())
+        parts.append(F.normalize(pool(hidden, inputs["attention_mask"]), dim=-1).cpu())
     embeddings = torch.cat(parts)
     return embeddings[torch.from_numpy(np.argsort(order))]
 
@@ -167,16 +169,20 @@ def embed_pairs(
     tokenizer: PreTrainedTokenizerBase,
     first: Sequence[str],
     second: Sequence[str],
+    pool: Pool = mean_pool,
 ) -> PairEmbeddings:
     """`embed` of both sentences of each pair."""
-    return PairEmbeddings(*(embed(model, tokenizer, part) for part in (first, second)))
+    return PairEmbeddings(*(embed(model, tokenizer, part, pool=pool) for part in (first, second)))
 
 
 def spearman(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: SentencePairs
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: SentencePairs,
+    pool: Pool = mean_pool,
 ) -> float:
     """`PairEmbeddings.spearman` of a model."""
-    return embed_pairs(model, tokenizer, pairs.first, pairs.second).spearman(pairs.scores)
+    return embed_pairs(model, tokenizer, pairs.first, pairs.second, pool).spearman(pairs.scores)
 
 
 FLOOR_FOLDS = 5

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import RecipeError, UserError
 from bipft_compress.processes import check_data_parallel
+from bipft_compress.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,10 +33,11 @@ def training_arguments(
     Raises:
         RecipeError: an argument that `TrainingArguments` does not know, or refuses; or a batch that
             the processes cannot share.
-        UserError: there is no such device; one process sees several GPUs; or several processes
-            cannot run so: see `check_data_parallel`.
+        UserError: there is no such device; a tracker is not installed; one process sees several
+            GPUs; or several processes cannot run so: see `check_data_parallel`.
     """
     check_data_parallel()
+    check_trackers(chosen)
     values: dict[str, Any] = {
         "report_to": "none",
         "save_total_limit": 2,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bipft_compress import checkpoint, loading
-from bipft_compress.checkpoint import load, unpack
+from bipft_compress.checkpoint import load, local_directory, unpack
 from bipft_compress.checkpoint.identity import checkpoint_identity
 from bipft_compress.checkpoint.mark import is_packed
 from bipft_compress.checkpoint.record import Record, is_binary
 from bipft_compress.errors import CheckpointError
-from bipft_compress.files import atomic_directory, differences, read_json
+from bipft_compress.files import atomic_directory, differences
 from bipft_compress.loading.checksums import read_fine_tuned, write_fine_tuned
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.heads import (
@@ -89,12 +89,12 @@ def read_classifier(directory: str | Path) -> Classifier:
     Raises:
         CheckpointError: see `load`, `loading.load_pretrained` and `lora.load_adapters`.
     """
-    path = Path(directory)
+    path = local_directory(directory)
     if (path / lora.CONFIG).is_file():
         settings = read_fine_tuned(path)
-        base = read_json(path / lora.CONFIG).get("base_model_name_or_path")
+        base = lora.base_of(path)
         labels = settings.get("labels")
-        if not isinstance(base, str) or not isinstance(labels, list) or "pooling" not in settings:
+        if base is None or not isinstance(labels, list) or "pooling" not in settings:
             raise CheckpointError(f"{path} does not say what it is an adapter of.")
         _check_base(path, base, settings.get("base"))
         around = read_trainable(base, frozen=True)
@@ -136,7 +136,7 @@ def read_trainable(directory: str | Path, *, frozen: bool = False) -> Classifier
     Raises:
         CheckpointError: see `checkpoint.load_trainable`, `unpack` and `loading.load_pretrained`.
     """
-    path = Path(directory)
+    path = local_directory(directory)
     if is_binary(path):
         read = unpack if frozen and is_packed(path) else checkpoint.load_trainable
         model, tokenizer, record = read(path)

@@ -11,6 +11,8 @@ from torch import nn
 
 from bipft_compress.errors import CheckpointError, RecipeError, first_line
 from bipft_compress.families import describe, get_module, head_parameters
+from bipft_compress.files import read_json
+from bipft_compress.sources import split_revision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,8 +64,22 @@ def add_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
 
 def save_adapters(adapted: PeftModel, directory: Path, base: str) -> None:
     """Write adapters and head as PEFT does; `base` is what they are an adapter of."""
-    adapted.peft_config["default"].base_model_name_or_path = base
+    config = adapted.peft_config["default"]
+    config.base_model_name_or_path, config.revision = split_revision(base)
     adapted.save_pretrained(str(directory), save_embedding_layers=False)
+
+
+def base_of(directory: Path) -> str | None:
+    """What an adapter is one of: a path or a hub name, with its revision; None if it is not said.
+
+    Raises:
+        CheckpointError: the adapter's configuration cannot be read.
+    """
+    values = read_json(directory / CONFIG)
+    name, revision = values.get("base_model_name_or_path"), values.get("revision")
+    if not isinstance(name, str):
+        return None
+    return f"{name}@{revision}" if isinstance(revision, str) else name
 
 
 def load_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:

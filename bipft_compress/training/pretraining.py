@@ -34,6 +34,7 @@ def pretrain_model(
     steps: int | None = None,
     resume: bool = False,
     device: str = AUTO,
+    logs: Path | None = None,
     console: Console | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
@@ -49,6 +50,7 @@ def pretrain_model(
         steps: optimiser steps, instead of the recipe's.
         resume: go on from the newest checkpoint in `directory`.
         device: see `choose_device`.
+        logs: see `run_training`.
         console: for a progress bar.
         identity: what else a resumed training must have in common with the one it goes on from,
             such as checksums of the checkpoints; of JSON.
@@ -82,6 +84,7 @@ def pretrain_model(
         run=run,
         relative=recipe.learning_rates == "relative",
         resume=resume,
+        logs=logs,
         console=console,
     )
 

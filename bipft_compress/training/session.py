@@ -24,6 +24,7 @@ from bipft_compress.files import differences, read_json, storage_faults, write_a
 from bipft_compress.training.collator import Share
 from bipft_compress.training.distillation import Distillation
 from bipft_compress.training.progress import TrainingProgress
+from bipft_compress.training.trackers import write_events_to
 from bipft_compress.training.trainer import (
     DistillationTrainer,
     check_complete,
@@ -49,6 +50,7 @@ def run_training(
     run: Mapping[str, Any],
     relative: bool = False,
     resume: bool = False,
+    logs: Path | None = None,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
     """Train the student of `distillation` in place.
@@ -68,6 +70,8 @@ def run_training(
         relative: learning rates are relative to the size of each tensor: see `relative_rates`.
         resume: go on from the newest checkpoint in the arguments' directory; where none was
             complete yet, from the beginning.
+        logs: directory for TensorBoard's event files, where the arguments ask for them; below the
+            arguments' directory if None.
         console: for a progress bar.
 
     Returns:
@@ -111,6 +115,7 @@ def run_training(
     if several:
         # Or dropout would draw the same for the rows of every process.
         set_seed(args.seed, device_specific=True)
+    write_events_to(trainer, logs or directory / "runs", resume=resume)
     try:
         with storage_faults(directory):
             trainer.train(resume_from_checkpoint=str(start) if start else None)

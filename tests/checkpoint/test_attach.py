@@ -99,6 +99,33 @@ def test_auto_classes_load_what_load_does(
         _assert_same(load(saved)[0], ours, padded)
 
 
+OPTIONS = [
+    {"device_map": "cpu"},
+    {"device_map": "auto"},
+    {"device_map": {"": "cpu"}},
+    {"low_cpu_mem_usage": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("form", ["packed", "training"])
+def test_devices_may_be_mapped(write_packed, write_training, padded, tmp_path, form, options):
+    """On a CPU every map names the same; the kernels run, and weights are in memory once."""
+    write = write_packed if form == "packed" else write_training
+    write(tmp_path / form)
+    plain = AutoModel.from_pretrained(tmp_path / form)
+    model = AutoModel.from_pretrained(tmp_path / form, **options)
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
+    _assert_same(model, plain, padded)
+    paths = [
+        {part.path for part in one.modules() if isinstance(part, PackedBlock)}
+        for one in (model, plain)
+    ]
+    assert paths[0] == paths[1]
+    model.save_pretrained(tmp_path / "saved")
+    _assert_same(AutoModel.from_pretrained(tmp_path / "saved"), plain, padded)
+
+
 def test_every_family(write_packed, family, padded, tmp_path):
     write_packed(tmp_path / "packed", family)
     model, missing = _read(AutoModel, tmp_path / "packed")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from bipft_compress import checkpoint, jobs, loading
+from bipft_compress.checkpoint.identity import checkpoint_identity
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe, get_module
 from bipft_compress.recipe import Recipe
@@ -159,3 +161,121 @@ def test_what_cannot_be_kept_is_refused(fault, tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps(entries))
     with pytest.raises(CheckpointError, match=words):
         loading.read_pipeline(tmp_path)
+
+
+def _nest(directory):
+    """Move the encoder's files to where old releases of the library put them."""
+    inner = directory / "0_Transformer"
+    inner.mkdir()
+    for path in list(directory.iterdir()):
+        if path.is_file() and path.name not in (
+            "modules.json", "config_sentence_transformers.json",
+        ):  # fmt: skip
+            path.rename(inner / path.name)
+    entries = json.loads((directory / "modules.json").read_text())
+    entries[0]["path"] = "0_Transformer"
+    (directory / "modules.json").write_text(json.dumps(entries))
+
+
+def test_an_encoder_in_a_directory_of_its_own(packed, publish, tmp_path):
+    """Read here, from the hub, counted and packed as where it lies beside modules.json."""
+    nested = tmp_path / "nested"
+    shutil.copytree(packed / "original", nested)
+    _nest(nested)
+    publish(nested, "owner/nested", "v1")
+    flat, flat_tokenizer = loading.load_pretrained(packed / "original")
+    for source in (nested, "owner/nested@v1"):
+        model, tokenizer = loading.load_pretrained(source)
+        for name, tensor in flat.state_dict().items():
+            assert torch.equal(model.state_dict()[name], tensor)
+        assert tokenizer.get_vocab() == flat_tokenizer.get_vocab()
+        pipeline = loading.read_pipeline(source)
+        assert pipeline.max_length == LONGEST
+        report = jobs.report_config(source, Recipe.load(QUICK), tmp_path / "report", overwrite=True)
+        assert report.model.parameters > pipeline.parameters > 0
+    names = checkpoint_identity(nested)
+    assert {"0_Transformer/model.safetensors", "2_Dense/model.safetensors"} <= names.keys()
+    assert len(checkpoint_identity("owner/nested@v1")["commit"]) == 40
+    binary = tmp_path / "binary"
+    jobs.compress_checkpoint(nested, Recipe.load(QUICK), binary, calibration=packed / "text.txt")
+    jobs.pack_checkpoint(binary, tmp_path / "packed")
+    for name in ("model.safetensors", "2_Dense/model.safetensors", "modules.json"):
+        assert (tmp_path / "packed" / name).read_bytes() == (packed / "packed" / name).read_bytes()
+
+
+def test_dense_layers_count(packed, tmp_path):
+    """36 numbers to 24, with a bias: 4 bytes a number before, 2 as stored; products once a text."""
+    numbers = 36 * 24 + 24
+    report = jobs.report_checkpoint(packed / "packed", tmp_path / "report", batch=3)
+    (dense,) = [part for part in report.memory.parts if part.name == "2_Dense"]
+    assert (dense.full_precision_bytes, dense.compressed_bytes) == (4 * numbers, 2 * numbers)
+    (product,) = [part for part in report.operations.parts if part.name == "2_Dense"]
+    assert product.macs == 3 * 36 * 24
+    assert product.full_precision == product.compressed == 2 * product.macs
+    (bias,) = [part for part in report.operations.parts if part.name == "2_Dense (bias)"]
+    assert bias.compressed == 3 * 24
+    _, _, record = checkpoint.load(packed / "packed")
+    assert record.pipeline.parameters == numbers
+    size = jobs.pack_checkpoint(packed / "binary", tmp_path / "packed")
+    assert size.full_precision_bytes == report.memory.full_precision_bytes
+
+
+POOLED = {
+    "mean_tokens": lambda hidden: hidden.mean(0),
+    "cls_token": lambda hidden: hidden[0],
+    "max_tokens": lambda hidden: hidden.amax(0),
+    "mean_sqrt_len_tokens": lambda hidden: hidden.sum(0) / len(hidden) ** 0.5,
+    "weightedmean_tokens": lambda hidden: (
+        torch.arange(1.0, len(hidden) + 1) @ hidden / sum(range(1, len(hidden) + 1))
+    ),
+    "lasttoken": lambda hidden: hidden[-1],
+}
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+def test_poolings_are_those_of_the_library(pooling, tmp_path):
+    """Of the real tokens alone, on whichever side the others are."""
+    write_sentence_files(tmp_path, pooling)
+    pool = loading.read_pipeline(tmp_path).pool(tmp_path)
+    hidden = torch.randn(3, 5, 36, generator=torch.Generator().manual_seed(4))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1]])
+    vectors = pool(hidden, mask)
+    for row, real in enumerate(mask.bool()):
+        torch.testing.assert_close(vectors[row], POOLED[pooling](hidden[row, real]))
+
+
+def test_several_poolings_are_joined_and_unknown_ones_refused(tmp_path):
+    write_sentence_files(tmp_path)
+    path = tmp_path / "1_Pooling/config.json"
+    path.write_text(json.dumps({"pooling_mode": ["cls", "mean_sqrt_len_tokens"]}))
+    hidden = torch.randn(2, 4, 36)
+    vectors = loading.read_pipeline(tmp_path).pool(tmp_path)(hidden, torch.ones(2, 4))
+    torch.testing.assert_close(vectors, torch.cat([hidden[:, 0], hidden.sum(1) / 2], 1))
+    path.write_text(json.dumps({"pooling_mode": "attention"}))
+    with pytest.raises(CheckpointError, match="pools by attention, which is not known here"):
+        loading.read_pipeline(tmp_path).pool(tmp_path)
+
+
+def test_evaluate_pools_as_the_checkpoint_says(write_checkpoint, tmp_path):
+    """By the first token, the scores are those of its vectors, and not of the mean's."""
+    write_checkpoint(tmp_path / "original")
+    write_sentence_files(tmp_path / "original", "cls_token", dense=0)
+    (tmp_path / "text.txt").write_text(TEXT)
+    jobs.compress_checkpoint(
+        tmp_path / "original", Recipe.load(QUICK), tmp_path / "binary",
+        calibration=tmp_path / "text.txt",
+    )  # fmt: skip
+    first, second = ["ab cd", "ef", "gh ij kl", "mn"], ["cd", "ef ab cd", "gh", "op ab"]
+    rows = [f"{a}\t{b}\t{score}\n" for a, b, score in zip(first, second, (1, 4, 2, 3), strict=True)]
+    (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(rows))
+    figures = jobs.evaluate_sts(tmp_path / "binary", tmp_path / "pairs.tsv")
+    likeness = []
+    models = [loading.load_pretrained(tmp_path / "original")[0]]
+    student, tokenizer, _ = checkpoint.load(tmp_path / "binary")
+    models.append(student)
+    with torch.no_grad():
+        for text in first:
+            inputs = tokenizer(text, return_tensors="pt")
+            vectors = [model(**inputs).last_hidden_state[0, 0] for model in models]
+            likeness.append(torch.cosine_similarity(*vectors, dim=0))
+    assert figures["similarity_to_original"] == pytest.approx(float(sum(likeness) / 4), abs=1e-5)
