@@ -85,12 +85,17 @@ def test_yaml_can_not_make_objects(tmp_path):
 
 def test_a_file_is_read_and_named_after_itself(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("estimators: {query: 3}\ntraining: {learning_rate: 1.0e-3}\n")
+    # YAML 1.1 reads a number with an exponent and no dot as text.
+    path.write_text(
+        "estimators: {query: 3}\ntraining: {learning_rate: 1e-3}\n"
+        "finetuning: {training: {learning_rate: 2E-5}}\n"
+    )
     recipe = Recipe.load(path)
     assert recipe.name == "mine"
     assert recipe.estimators.query == 3
     assert recipe.estimators.key == 0
     assert recipe.training == {"learning_rate": 1e-3}
+    assert recipe.finetuning.training == {"learning_rate": 2e-5}
     assert Recipe.load(str(path)) == recipe
 
 

@@ -23,6 +23,7 @@ from bipft_compress.recipe.sections import (
     Section,
     Stage,
     Text,
+    TrainingArgumentValues,
     Weights,
 )
 from bipft_compress.spec import DynamicScale
@@ -74,7 +75,7 @@ class Recipe(Section):
         description="Of pretraining: relative to the size of each tensor, training's for latent "
         "weights; or training's for all, as in the papers.",
     )
-    training: dict[str, Any] = Field(
+    training: TrainingArgumentValues = Field(
         default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
     )
     finetuning: Finetuning = Finetuning()

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bipft_compress.spec import DynamicScale
 
 Bits = Literal[1, 2, 4, 8]
 WeightBits = Literal[1, 2, 3, 4]
 Rank = int
+
+
+def _numbers_from_text(value: Any) -> Any:
+    """YAML 1.1 reads 1e-5, which has no dot, as text; no argument of training is such a text."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: float(given) if isinstance(given, str) and _EXPONENT.fullmatch(given) else given
+        for key, given in value.items()
+    }
+
+
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
+
+TrainingArgumentValues = Annotated[dict[str, Any], BeforeValidator(_numbers_from_text)]
 
 
 class Section(BaseModel):
@@ -275,6 +291,6 @@ class Finetuning(Section):
         "head that reads both in one sequence.",
     )
     objective: TaskObjective = TaskObjective()
-    training: dict[str, Any] = Field(
+    training: TrainingArgumentValues = Field(
         default_factory=dict, description="Keyword arguments of transformers.TrainingArguments."
     )
