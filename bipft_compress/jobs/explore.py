@@ -24,7 +24,7 @@ from bipft_compress.reporting.curve import (
     render_curve_markdown,
 )
 from bipft_compress.sources import short_name
-from bipft_compress.tasks.sts import SentencePairs, compare, embed, spearman
+from bipft_compress.tasks.sts import SentencePairs, compare, embed, set_name, spearman
 from bipft_compress.text.corpus import BUILTIN
 
 logger = logging.getLogger("bipft_compress")
@@ -34,6 +34,9 @@ EXPLORED_TOKENS = 8192
 
 READ_TOKENS = 16384
 """Tokens that a point's readout is fitted to."""
+
+READ_LENGTH = 64
+"""Longest sequence of these: so few tokens are to be many texts."""
 
 
 def explore(
@@ -84,7 +87,9 @@ def explore(
                 "initialisation": recipe.initialisation.model_copy(
                     update={"calibration_tokens": EXPLORED_TOKENS, "layer_epochs": 0}
                 ),
-                "readout": recipe.readout.model_copy(update={"tokens": READ_TOKENS}),
+                "readout": recipe.readout.model_copy(
+                    update={"tokens": READ_TOKENS, "sequence_length": READ_LENGTH}
+                ),
             }
         )
         logger.info("measuring what the bits of each module are worth")
@@ -135,7 +140,7 @@ def read_peers(figures: Path, data: str | Path | None) -> list[Peer]:
     Raises:
         UserError: no figures of that set.
     """
-    measure = None if data is None else f"sts_spearman_{Path(data).stem}"
+    measure = None if data is None else f"sts_spearman_{set_name(Path(data))}"
     rows: Any = read_json(figures).get("rows")
     try:
         whole = max(row["bytes"] for row in rows.values())

@@ -82,7 +82,7 @@ class StsTask:
     def __init__(self, data: str | Path) -> None:
         parts = [data] if Path(data).exists() else str(data).split(",")
         paths = [path for part in parts for path in _tables(Path(str(part).strip()))]
-        self.sets = {_set_name(path): SentencePairs.read(path) for path in paths}
+        self.sets = {set_name(path): SentencePairs.read(path) for path in paths}
 
     def measure(self, embed: Embed) -> dict[str, float]:
         values = {}
@@ -106,7 +106,8 @@ def _tables(path: Path) -> list[Path]:
     return tables
 
 
-def _set_name(path: Path) -> str:
+def set_name(path: Path) -> str:
+    """What a table of pairs is called: its file's name, or of a split its directory's before it."""
     return f"{path.resolve().parent.name}-{path.stem}" if path.stem in _SPLITS else path.stem
 
 

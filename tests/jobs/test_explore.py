@@ -69,6 +69,14 @@ def test_other_systems_are_drawn_beside(make_checkpoint, tmp_path):
     page = render_curve_html(curve)
     assert "a static table" in page
     assert "BiT 1-1-4" in page
+    # A split has the name that evaluate gives it.
+    renamed = {
+        name: row | {"scores": {"sts_spearman_STS-B-dev": row["scores"]["sts_spearman_pairs"]}}
+        for name, row in rows.items()
+    }
+    of_split = tmp_path / "split.json"
+    of_split.write_text(json.dumps({"rows": renamed}), encoding="utf-8")
+    assert read_peers(of_split, tmp_path / "STS-B" / "dev.tsv") == read_peers(figures, data)
     for wrong in (None, tmp_path / "others.tsv"):
         with pytest.raises(UserError, match="has no scores on"):
             read_peers(figures, wrong)

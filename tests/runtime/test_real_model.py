@@ -19,6 +19,7 @@ def minilm(tmp_path_factory):
     root = tmp_path_factory.mktemp("minilm")
     values = Recipe.load("default").model_dump()
     values["initialisation"] |= {"calibration_tokens": 4096, "refits": 1}
+    values["readout"]["tokens"] = 4096
     compress_checkpoint(bundled_model(), Recipe.load(values), root / "binary")
     pack(root / "binary", root / "packed")
     return root
