@@ -103,16 +103,15 @@ def compress_on(
     encoder, decisions = swap(student, recipe)
     choices = recipe.initialisation
     embedding = get_module(student, encoder.word_embeddings)
+    original = get_module(model, encoder.word_embeddings)
+    assert isinstance(original, torch.nn.Embedding)
+    frequencies = text.frequencies(original.num_embeddings)
     if isinstance(embedding, CompressedEmbedding):
-        original = get_module(model, encoder.word_embeddings)
-        assert isinstance(original, torch.nn.Embedding)
-        fit_embedding(
-            embedding, original.weight.detach(), text.frequencies(original.num_embeddings), seed
-        )
+        fit_embedding(embedding, original.weight.detach(), frequencies, seed)
     if encoder.readout is not None:
         readout = get_module(student, encoder.readout)
         assert isinstance(readout, Readout)
-        fit_importance(readout, text.frequencies(embedding.num_embeddings))  # type: ignore[arg-type]
+        fit_importance(readout, frequencies)
     fitted = first_tokens(text.layers, choices.calibration_tokens)
     _check_ranks(recipe, sum(map(len, fitted)))
     teacher = teacher_of(model)
