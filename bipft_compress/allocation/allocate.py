@@ -172,8 +172,9 @@ class Allocator:
         Args:
             count: how many, at least 2.
         """
-        both = Budget(operations=1.0, bytes=1.0)
-        least, full = self._count(self._with_bits(cheapest(self._options, both)))
+        full = self._full
+        both = Budget(operations=full.operations, bytes=full.bytes)
+        least, _ = self._count(self._with_bits(cheapest(self._options, both)))
         finest = {
             name: min(range(len(of_part)), key=lambda n, of_part=of_part: of_part[n].error)  # type: ignore[misc]
             for name, of_part in self._options.items()

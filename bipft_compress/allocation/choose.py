@@ -64,6 +64,11 @@ class Budget:
     bytes: float | None = None
     seconds: float | None = None
 
+    @property
+    def whole(self) -> Cost:
+        """All of it; 0 where there is no limit."""
+        return Cost(self.operations or 0.0, self.bytes or 0.0, self.seconds or 0.0)
+
     def allows(self, cost: Cost) -> bool:
         """Whether a model of this cost stays within."""
         return (
@@ -102,23 +107,17 @@ class Budget:
 
 def cheapest(options: Mapping[str, Sequence[Option]], budget: Budget) -> dict[str, int]:
     """Number of the option of each part that takes least of the budget; ties by error."""
-    unit = Cost(1.0, 1.0, 1.0)
-    start: dict[str, int] = {}
-    for part, of_part in options.items():
-        # What it costs is of one order only after they are measured in the largest of each.
-        most = Cost(
-            max(option.cost.operations for option in of_part) or unit.operations,
-            max(option.cost.bytes for option in of_part) or unit.bytes,
-            max(option.cost.seconds for option in of_part) or unit.seconds,
-        )
-        start[part] = min(
+    whole = budget.whole
+    return {
+        part: min(
             range(len(of_part)),
-            key=lambda n, of_part=of_part, most=most: (  # type: ignore[misc]
-                budget.share(of_part[n].cost, most),
+            key=lambda n, of_part=of_part: (  # type: ignore[misc]
+                budget.share(of_part[n].cost, whole),
                 of_part[n].error,
             ),
         )
-    return start
+        for part, of_part in options.items()
+    }
 
 
 def choose(
@@ -144,7 +143,7 @@ def choose(
         cost += options[part][number].cost
     if not budget.allows(cost):
         return None
-    free = Cost(budget.operations or 0.0, budget.bytes or 0.0, budget.seconds or 0.0) - cost
+    free = budget.whole - cost
     while True:
         best: tuple[float, str, int] | None = None
         for part, number in chosen.items():

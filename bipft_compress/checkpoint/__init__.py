@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bipft_compress.checkpoint.hub import local_directory
 from bipft_compress.checkpoint.mark import is_packed
-from bipft_compress.checkpoint.packed import load_packed, unpack
+from bipft_compress.checkpoint.packed import load_packed, packed_copy, unpack
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.checkpoint.trainable import load_trainable, save
 
@@ -21,6 +21,7 @@ __all__ = [
     "load_packed",
     "load_trainable",
     "local_directory",
+    "packed_copy",
     "save",
     "unpack",
 ]

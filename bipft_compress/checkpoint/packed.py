@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +18,17 @@ from bipft_compress.checkpoint.hub import local_directory
 from bipft_compress.checkpoint.listed import read_config, read_listed_pipeline, read_tokenizer
 from bipft_compress.checkpoint.mark import read_recipe, unguard, unmark
 from bipft_compress.checkpoint.record import WEIGHTS, Record, read_version
+from bipft_compress.families import Encoder
 from bipft_compress.loading import model_from_config
 from bipft_compress.loading.claims import check_layers, configuration_faults
 from bipft_compress.loading.state import fill
+from bipft_compress.recipe import Recipe
 from bipft_compress.runtime.block import PackedBlock
 from bipft_compress.runtime.model import Skeleton, empty_model
 from bipft_compress.runtime.modules import PackedLinear
 from bipft_compress.runtime.native import REFERENCE
-from bipft_compress.storage.codec import unpack_state
+from bipft_compress.storage.codec import pack_state, unpack_state
+from bipft_compress.storage.plan import storage_plan
 from bipft_compress.structure.swap import swap
 
 if TYPE_CHECKING:
@@ -50,6 +54,23 @@ def load_packed(directory: str | Path) -> tuple[PreTrainedModel, PreTrainedToken
         _forget_pages(model, path / WEIGHTS)
     record.pipeline = read_listed_pipeline(path, record)
     return model, read_tokenizer(path, record), record
+
+
+def packed_copy(model: PreTrainedModel, encoder: Encoder, recipe: Recipe) -> PreTrainedModel:
+    """A model that runs on the bits of a binary training model, as if it had been written and read.
+
+    Args:
+        model: whose numbers are rounded to what is stored; not changed.
+        encoder: the parts of `model`.
+        recipe: of `model`.
+
+    Raises:
+        RecipeError: a number is beyond the range of its stored type.
+    """
+    tensors = pack_state(model.state_dict(), storage_plan(model, encoder, recipe))
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    return Skeleton(empty_model(unmark(config)), recipe).fill(tensors)
 
 
 def _forget_pages(model: PreTrainedModel, file: Path) -> None:

@@ -12,7 +12,7 @@ from bipft_compress.families import max_sequence_length
 from bipft_compress.recipe import Recipe, Text
 from bipft_compress.text.batches import token_frequencies
 from bipft_compress.text.corpus import Corpus, describe_corpus, read_documents
-from bipft_compress.text.sequences import token_sequences
+from bipft_compress.text.sequences import chunks, token_sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,6 +29,10 @@ FREQUENCY_TOKENS = 1_000_000
 
 SHORTEST = 4
 """Tokens of a sequence, special ones included."""
+
+
+COUNTED_TOGETHER = 256
+"""Documents that are tokenized at once where only their words are counted."""
 
 
 class CalibrationText(NamedTuple):
@@ -72,22 +76,22 @@ def calibration_text(
     layers: list[list[int]] = []
     readout: list[list[int]] = []
     of_layers = of_readout = 0
-    for number, document in enumerate(read_documents(corpus)):
+    documents = iter(read_documents(corpus))
+    for number, document in enumerate(documents):
         packed, turn = number % PACKED_EVERY == 0, number // PACKED_EVERY
         if of_layers < wanted.calibration_tokens:
             length = min(wanted.sequence_length, longest)
-            sequences = _cut(document, tokenizer, length, packed=packed)
+            sequences = _cut([document], tokenizer, length, packed=packed)
             layers += sequences
             of_layers += sum(map(len, sequences))
         else:
             length = min(recipe.readout.sequence_length, longest)
             if packed:
                 length = max(length >> (turn % HALVINGS), SHORTEST)
-            sequences = _cut(document, tokenizer, length, packed=packed)
+            sequences = _cut([document], tokenizer, length, packed=packed)
             readout += sequences
             of_readout += sum(map(len, sequences))
-        needed = max(recipe.readout.tokens, frequency_tokens - of_layers)
-        if of_layers >= wanted.calibration_tokens and of_readout >= needed:
+        if of_layers >= wanted.calibration_tokens and of_readout >= recipe.readout.tokens:
             break
     if not layers:
         raise CorpusError(
@@ -96,6 +100,13 @@ def calibration_text(
         )
     if of_readout < recipe.readout.tokens:
         readout += layers
+    # Beyond what is fitted, words are only counted.
+    for some in chunks(documents, COUNTED_TOGETHER):
+        if of_layers + of_readout >= frequency_tokens:
+            break
+        sequences = _cut(some, tokenizer, longest, packed=False)
+        readout += sequences
+        of_readout += sum(map(len, sequences))
     return CalibrationText(layers, readout)
 
 
@@ -107,8 +118,8 @@ def first_tokens(sequences: list[list[int]], tokens: int) -> list[list[int]]:
 
 
 def _cut(
-    document: str, tokenizer: PreTrainedTokenizerBase, length: int, *, packed: bool
+    documents: list[str], tokenizer: PreTrainedTokenizerBase, length: int, *, packed: bool
 ) -> list[list[int]]:
     unit = "packed" if packed else "sentences"
     text = Text(unit=unit, sequence_length=length, shortest=SHORTEST)
-    return list(token_sequences([document], tokenizer, text))
+    return list(token_sequences(documents, tokenizer, text))

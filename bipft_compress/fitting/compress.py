@@ -12,6 +12,7 @@ import torch
 from transformers import set_seed
 
 from bipft_compress.checkpoint.attach import attach
+from bipft_compress.checkpoint.packed import packed_copy
 from bipft_compress.checkpoint.record import Record
 from bipft_compress.errors import CorpusError
 from bipft_compress.families import Encoder, get_module, teacher_of
@@ -39,11 +40,16 @@ class Compressed:
 
     model: PreTrainedModel
     encoder: Encoder
+    recipe: Recipe
     decisions: list[Decision]
     layer_errors: list[float]
     """Normalised squared error of the hidden states after each layer, on the calibration text."""
     knowledge: Knowledge = field(default_factory=Knowledge)
     """What each layer knows of a text."""
+
+    def packed(self) -> PreTrainedModel:
+        """A copy that runs on bits, as its packed artefact does; see `packed_copy`."""
+        return packed_copy(self.model, self.encoder, self.recipe)
 
     def __repr__(self) -> str:
         """Short: a notebook would print every module."""
@@ -130,7 +136,7 @@ def compress_on(
     round_to_stored(student, encoder, recipe)
     record = Record(recipe, str(model.config.name_or_path), decisions, errors, knowledge)
     attach(student, record, "training")
-    return Compressed(student, encoder, decisions, errors, knowledge)
+    return Compressed(student, encoder, recipe, decisions, errors, knowledge)
 
 
 def _check_ranks(recipe: Recipe, tokens: int) -> None:

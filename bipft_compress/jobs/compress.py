@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,15 +21,15 @@ from bipft_compress.files import claim_together, content_digest, hidden_path
 from bipft_compress.fitting.compress import Compressed, compress, compress_on
 from bipft_compress.jobs.identity import corpus_identity
 from bipft_compress.jobs.keep import Keep, Tries, compress_keeping
+from bipft_compress.jobs.original import Original, read_original
 from bipft_compress.processes import check_alone
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
-from bipft_compress.structure.unused import without_unused
 from bipft_compress.text.corpus import BUILTIN
 from bipft_compress.training.progress import progress_bar
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger("bipft_compress")
 
@@ -67,17 +66,9 @@ def compress_checkpoint(
         chosen = choose_device(device)
         # Of several processes each gathers a share of the moments, and does the rest as the others.
         processes = join_processes(chosen)
-        model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
-        pipeline = loading.read_pipeline(source)
-        if pipeline is not None:
-            longest = min(tokenizer.model_max_length, pipeline.max_length or math.inf)
-            tokenizer.model_max_length = int(longest)
-            if pipeline.first_token:
-                pooled = recipe.readout.model_copy(update={"pooling": "first"})
-                recipe = recipe.model_copy(update={"readout": pooled})
-            if not recipe.kept.unused:
-                model = without_unused(model, int(longest))
-        model.to(chosen)  # type: ignore[arg-type]
+        original = read_original(source, recipe, chosen)
+        model, tokenizer, pipeline = original.model, original.tokenizer, original.pipeline
+        recipe = original.recipe
         if calibration == BUILTIN:
             logger.info(
                 "calibrating on text that comes with Python: give --calibration with text like "
@@ -94,14 +85,10 @@ def compress_checkpoint(
                 "seed": seed,
             }
             tries = Tries(hidden_path(target, "tries"), identity)
-            kept = compress_keeping(
-                model, tokenizer, recipe, calibration, keep, tries, pipeline, seed=seed
-            )
+            kept = compress_keeping(original, calibration, keep, tries, seed=seed)
             recipe, compressed, quality = kept.allocation.recipe, kept.compressed, kept.quality
         elif targets is not None:
-            allocator, recipe = _choose_bits(
-                model, tokenizer, recipe, calibration, targets, pipeline
-            )
+            allocator, recipe = _choose_bits(original, calibration, targets)
             # The same text, read once.
             fit = partial(compress_on, model, recipe, allocator.text, seed=seed)
             compressed = _with_progress(fit, model, console)
@@ -129,15 +116,10 @@ def compress_checkpoint(
 
 
 def _choose_bits(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    recipe: Recipe,
-    calibration: str | Path,
-    targets: Targets,
-    pipeline: loading.SentencePipeline | None,
+    original: Original, calibration: str | Path, targets: Targets
 ) -> tuple[Allocator, Recipe]:
     logger.info("measuring what the bits of each module are worth")
-    allocator = Allocator(model, tokenizer, recipe, calibration, pipeline=pipeline)
+    allocator = original.allocator(calibration)
     allocation = allocator.allocate(targets)
     logger.info(
         "chose bits for %.1f times fewer operations and %.1f times less memory",

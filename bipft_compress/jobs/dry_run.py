@@ -16,6 +16,7 @@ from bipft_compress.errors import CorpusError, RecipeError
 from bipft_compress.files import check_output
 from bipft_compress.jobs.identity import training_identity
 from bipft_compress.jobs.original import read_teacher
+from bipft_compress.loading import pool_of
 from bipft_compress.processes import process_count
 from bipft_compress.recipe import Recipe
 from bipft_compress.text.corpus import read_documents
@@ -83,7 +84,7 @@ def dry_run(
     student, tokenizer, record = checkpoint.load_trainable(directory)
     args, distillation, collator = prepare(
         student, read_teacher(guide, record), tokenizer, chosen, Path(out),
-        steps=steps, device=device,
+        steps=steps, device=device, pool=pool_of(record.pipeline, directory),
     )  # fmt: skip
     shared = processes or process_count()
     share, left = divmod(args.train_batch_size, shared)

@@ -10,9 +10,9 @@ from bipft_compress.checkpoint import load
 from bipft_compress.checkpoint.record import Record, is_binary, write_record
 from bipft_compress.device import choose_device
 from bipft_compress.jobs.original import load_original
-from bipft_compress.nn.pooling import Pool, mean_pool
+from bipft_compress.loading import pool_of
 from bipft_compress.tasks.chosen import ChosenTask
-from bipft_compress.tasks.classify import score, scores
+from bipft_compress.tasks.classify import scores
 from bipft_compress.tasks.embedding import EmbeddingTask
 from bipft_compress.tasks.embedding_tasks import embedder
 from bipft_compress.tasks.sts import SentencePairs, compare, embed_pairs, embedding_floor
@@ -47,7 +47,7 @@ def evaluate_sts(
     pairs = SentencePairs.read(data)
     student, tokenizer, record = load(directory)
     original, _ = load_original(record, teacher)
-    pool = _pool(record, directory)
+    pool = pool_of(record.pipeline, directory)
     chosen = choose_device(device)
     for model in (student, original):
         model.to(chosen)  # type: ignore[arg-type]
@@ -95,7 +95,7 @@ def evaluate_embeddings(
     """
     student, tokenizer, record = load(directory)
     original, _ = load_original(record, teacher)
-    pool = _pool(record, directory)
+    pool = pool_of(record.pipeline, directory)
     chosen = choose_device(device)
     values = {}
     for name, model in (("full_precision", original), ("compressed", student)):
@@ -143,17 +143,12 @@ def evaluate_task(
         original = read_classifier(teacher)
         original.check(task, teacher)
         original.model.to(on)  # type: ignore[arg-type]
-        original_metrics = score(original.model, original.tokenizer, task, length)
-    metrics = score(compressed.model, compressed.tokenizer, task, length)
+        original_metrics = original.score(task, length)
+    metrics = compressed.score(task, length)
     quality = scores(task, metrics, original_metrics)
     if compressed.record is not None:
         _keep(directory, compressed.record, quality)
     return quality
-
-
-def _pool(record: Record, directory: str | Path) -> Pool:
-    """What makes an embedding of hidden states: as sentence-transformers says, or the mean."""
-    return mean_pool if record.pipeline is None else record.pipeline.pool(directory)
 
 
 def _keep(directory: str | Path, record: Record, quality: Mapping[str, Any]) -> None:

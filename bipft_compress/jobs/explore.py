@@ -6,14 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from bipft_compress import loading
-from bipft_compress.allocation import Allocation, Allocator, Targets
+from bipft_compress.allocation import Allocation, Targets
 from bipft_compress.device import AUTO, choose_device
 from bipft_compress.errors import UserError
 from bipft_compress.files import atomic_directory, claim_output, read_json, write_atomically
 from bipft_compress.fitting.compress import compress_on
 from bipft_compress.jobs.keep import COMPARED_SENTENCES, first_sentences
-from bipft_compress.nn.pooling import mean_pool
+from bipft_compress.jobs.original import read_original
 from bipft_compress.provenance import provenance
 from bipft_compress.recipe import Recipe
 from bipft_compress.reporting.curve import (
@@ -29,10 +28,10 @@ from bipft_compress.text.corpus import BUILTIN
 
 logger = logging.getLogger("bipft_compress")
 
-EXPLORED_TOKENS = 8192
+EXPLORED_TOKENS = 4096
 """Calibration tokens of a point: they show the curve's shape."""
 
-READ_TOKENS = 16384
+READ_TOKENS = 8192
 """Tokens that a point's readout is fitted to."""
 
 READ_LENGTH = 64
@@ -78,10 +77,6 @@ def explore(
     pairs = None if data is None else SentencePairs.read(data)
     peers = [] if beside is None else read_peers(Path(beside), data)
     with claim_output(out, overwrite, [source, calibration, data]) as target:
-        model, tokenizer = loading.load_pretrained(source)
-        pipeline = loading.read_pipeline(source)
-        pool = mean_pool if pipeline is None else pipeline.pool(source)
-        model.to(choose_device(device))  # type: ignore[arg-type]
         sketch = recipe.model_copy(
             update={
                 "initialisation": recipe.initialisation.model_copy(
@@ -93,24 +88,23 @@ def explore(
             }
         )
         logger.info("measuring what the bits of each module are worth")
-        allocator = Allocator(model, tokenizer, sketch, calibration, pipeline=pipeline)
+        original = read_original(source, sketch, choose_device(device))
+        allocator = original.allocator(calibration)
+        tokenizer, pool = original.tokenizer, original.pool
         sentences = first_sentences(calibration, COMPARED_SENTENCES)
-        original = embed(model, tokenizer, sentences, pool=pool)
+        wanted = embed(original.model, tokenizer, sentences, pool=pool)
         points = []
         for number, targets in enumerate(allocator.ladder(budgets)):
             allocation = allocator.allocate(targets)
-            student = compress_on(model, allocation.recipe, allocator.text, seed=seed)
+            student = compress_on(original.model, allocation.recipe, allocator.text, seed=seed)
+            packed = student.packed()
             points.append(
                 CurvePoint(
                     operations=allocation.operations,
                     memory=allocation.memory,
                     error=student.layer_errors[-1],
-                    likeness=compare(
-                        embed(student.model, tokenizer, sentences, pool=pool), original
-                    ).cosine,
-                    score=None
-                    if pairs is None
-                    else spearman(student.model, tokenizer, pairs, pool),
+                    likeness=compare(embed(packed, tokenizer, sentences, pool=pool), wanted).cosine,
+                    score=None if pairs is None else spearman(packed, tokenizer, pairs, pool),
                     latency_ms=allocator.latency_ms(allocation.recipe),
                     command=_command(source, calibration, targets),
                 )
@@ -118,7 +112,7 @@ def explore(
             logger.info("%d of %d: %s", number + 1, budgets, _summary(allocation, points[-1]))
         curve = Curve(
             checkpoint=short_name(source),
-            score=None if pairs is None else spearman(model, tokenizer, pairs, pool),
+            score=None if pairs is None else spearman(original.model, tokenizer, pairs, pool),
             points=points,
             peers=peers,
             provenance=provenance({}, "explore", seed=seed, calibration=calibration),

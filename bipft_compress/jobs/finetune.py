@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from bipft_compress.structure.heads import take_head, with_classifier, without_h
 from bipft_compress.structure.pooling import pooling_of
 from bipft_compress.structure.swap import Decision
 from bipft_compress.tasks.chosen import ChosenTask
-from bipft_compress.tasks.classify import score, scores, tokenize
+from bipft_compress.tasks.classify import scores, tokenize
 from bipft_compress.tasks.labelled import Task
 from bipft_compress.training import lora
 from bipft_compress.training.arguments import training_arguments, without_dropout
@@ -146,7 +146,7 @@ def finetune(
             student.record.recipe = recipe
             round_to_stored(student.classifier.model, student.distillation.encoder, recipe)
         metrics, teacher_metrics = (
-            None if one is None else score(one.model, one.tokenizer, task, options.sequence_length)
+            None if one is None else one.score(task, options.sequence_length)
             for one in (student.classifier, original)
         )
         assert metrics is not None
@@ -257,11 +257,11 @@ def _student(
     if start.record is not None or original is not None:
         without_dropout(model)
     teacher = None if original is None else original.model
-    distillation = Distillation(model, teacher, describe(model), options.objective)
+    distillation = Distillation(model, teacher, describe(model), options.objective, start.pool)
     if distillation.teacher is not None and not by_cosine:
         take_head(model, distillation.teacher)
     adapted = None if rank is None else lora.add_adapters(model, rank)
-    classifier = Classifier(model, start.tokenizer, start.record, list(task.labels))
+    classifier = replace(start, model=model, labels=list(task.labels))
     return _Student(classifier, decisions, distillation, by_cosine, adapted)
 
 

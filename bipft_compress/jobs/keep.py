@@ -9,19 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bipft_compress.allocation import Allocation, Allocator
+from bipft_compress.allocation import Allocation
 from bipft_compress.errors import UserError
 from bipft_compress.files import read_json, write_atomically
 from bipft_compress.fitting.compress import Compressed, compress_on
-from bipft_compress.loading import SentencePipeline
-from bipft_compress.nn.pooling import Pool, mean_pool
-from bipft_compress.recipe import Recipe
+from bipft_compress.jobs.original import Original
 from bipft_compress.tasks.sts import SentencePairs, compare, embed, spearman
 from bipft_compress.text.corpus import read_documents
 from bipft_compress.text.sequences import split_sentences
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger("bipft_compress")
 
@@ -55,19 +53,14 @@ class Keep:
                 "0 and at most 1."
             )
 
-    def measure(
-        self,
-        original: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        calibration: str | Path,
-        pool: Pool = mean_pool,
-    ) -> Measure:
+    def measure(self, original: Original, calibration: str | Path) -> Measure:
         """What models are compared by."""
+        tokenizer, pool = original.tokenizer, original.pool
         if self.data is not None:
             pairs = SentencePairs.read(self.data)
             return lambda model: spearman(model, tokenizer, pairs, pool)
         sentences = first_sentences(calibration, COMPARED_SENTENCES)
-        reference = embed(original, tokenizer, sentences, pool=pool)
+        reference = embed(original.model, tokenizer, sentences, pool=pool)
         return lambda model: (
             compare(embed(model, tokenizer, sentences, pool=pool), reference).cosine
         )
@@ -138,26 +131,19 @@ class Kept:
 
 
 def compress_keeping(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    recipe: Recipe,
-    calibration: str | Path,
-    keep: Keep,
-    tries: Tries,
-    pipeline: SentencePipeline | None = None,
-    *,
-    seed: int = 0,
+    original: Original, calibration: str | Path, keep: Keep, tries: Tries, *, seed: int = 0
 ) -> Kept:
     """Compress to the cheapest of `STEPS` budgets that keeps enough, found by halving.
+
+    Every try is measured on the bits that a packed model has, by the kernels.
 
     Raises:
         UserError: not even the finest bits keep so much; or see `Allocator` and `compress`.
     """
-    pool = mean_pool if pipeline is None else pipeline.pool(str(model.config.name_or_path))
-    measure = keep.measure(model, tokenizer, calibration, pool)
-    original = measure(model)
-    required = keep.share * original
-    allocator = Allocator(model, tokenizer, recipe, calibration, pipeline=pipeline)
+    measure = keep.measure(original, calibration)
+    whole = measure(original.model)
+    required = keep.share * whole
+    allocator = original.allocator(calibration)
     ladder = allocator.ladder(STEPS)
     made: dict[int, tuple[Allocation, Compressed]] = {}
 
@@ -165,14 +151,14 @@ def compress_keeping(
         if step not in made:
             made.clear()  # one model in memory is enough
             allocation = allocator.allocate(ladder[step])
-            student = compress_on(model, allocation.recipe, allocator.text, seed=seed)
+            student = compress_on(original.model, allocation.recipe, allocator.text, seed=seed)
             made[step] = allocation, student
         return made[step]
 
     def quality(step: int) -> float:
         if step not in tries.done:
             allocation, student = make(step)
-            kept = measure(student.model)
+            kept = measure(student.packed())
             tries.add(Try(step, allocation.operations, allocation.memory, kept))
             logger.info(
                 "%.1f times fewer operations, %.1f times smaller: keeps %.4f, %.4f wanted",
@@ -196,7 +182,7 @@ def compress_keeping(
         low, high = (low, step) if quality(step) >= required else (step + 1, high)
     name = "kept_likeness" if keep.data is None else "kept_sts_spearman"
     scores: dict[str, float | str] = {
-        "full_precision": original,
+        "full_precision": whole,
         "compressed": quality(high),
         "wanted": required,
     }

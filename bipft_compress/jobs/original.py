@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bipft_compress import checkpoint, loading
+from bipft_compress.allocation import Allocator
 from bipft_compress.checkpoint.record import Record, is_binary
 from bipft_compress.errors import CheckpointError
+from bipft_compress.loading import SentencePipeline
+from bipft_compress.nn.pooling import Pool
+from bipft_compress.recipe import Recipe
+from bipft_compress.structure.unused import without_unused
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -45,6 +53,48 @@ def read_teacher(source: str | Path, record: Record) -> PreTrainedModel:
     if is_binary(checkpoint.local_directory(source)):
         return checkpoint.load_trainable(source)[0]
     return loading.load_pretrained(source, mlm_head=record.recipe.objective.fresh_mlm_head)[0]
+
+
+@dataclass(frozen=True)
+class Original:
+    """A full-precision checkpoint as it is compressed."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    pipeline: SentencePipeline | None
+    recipe: Recipe
+    """The recipe asked for, with the pooling of `pipeline` in its readout."""
+
+    @property
+    def pool(self) -> Pool:
+        """From hidden states to a sentence's embedding."""
+        return loading.pool_of(self.pipeline, str(self.model.config.name_or_path))
+
+    def allocator(self, calibration: str | Path) -> Allocator:
+        """What chooses its bits, on text like that the model will see."""
+        return Allocator(
+            self.model, self.tokenizer, self.recipe, calibration, pipeline=self.pipeline
+        )
+
+
+def read_original(source: str | Path, recipe: Recipe, device: torch.device) -> Original:
+    """Read what is compressed, without what a packed model of it does not keep.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    model, tokenizer = loading.load_pretrained(source, mlm_head=recipe.objective.fresh_mlm_head)
+    pipeline = loading.read_pipeline(source)
+    if pipeline is not None:
+        longest = int(min(tokenizer.model_max_length, pipeline.max_length or math.inf))
+        tokenizer.model_max_length = longest
+        if pipeline.first_token:
+            pooled = recipe.readout.model_copy(update={"pooling": "first"})
+            recipe = recipe.model_copy(update={"readout": pooled})
+        if not recipe.kept.unused:
+            model = without_unused(model, longest)
+    model.to(device)  # type: ignore[arg-type]
+    return Original(model, tokenizer, pipeline, recipe)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from rich.console import Console
 
-from bipft_compress import checkpoint
+from bipft_compress import checkpoint, loading
 from bipft_compress.checkpoint.record import RECORD, Record
 from bipft_compress.device import AUTO, choose_device, join_processes
 from bipft_compress.families import describe
@@ -108,6 +108,7 @@ def pretrain(
             logs=logs,
             console=console,
             identity=identity,
+            pool=loading.pool_of(record.pipeline, directory),
         )
         kept = ("activations", "embeddings", "kept", "estimators", "readout", "initialisation")
         shown = chosen.model_copy(update={name: getattr(record.recipe, name) for name in kept})

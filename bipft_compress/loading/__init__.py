@@ -7,7 +7,12 @@ from bipft_compress.loading.card import read_card
 from bipft_compress.loading.claims import configuration_faults
 from bipft_compress.loading.configuration import load_config, model_from_config
 from bipft_compress.loading.pretrained import load_pretrained
-from bipft_compress.loading.sentence import SentencePipeline, encoder_source, read_pipeline
+from bipft_compress.loading.sentence import (
+    SentencePipeline,
+    encoder_source,
+    pool_of,
+    read_pipeline,
+)
 from bipft_compress.loading.state import load_state, state_to_save
 from bipft_compress.loading.tokenizer import load_tokenizer
 
@@ -20,6 +25,7 @@ __all__ = [
     "load_state",
     "load_tokenizer",
     "model_from_config",
+    "pool_of",
     "read_card",
     "read_pipeline",
     "state_to_save",

@@ -34,7 +34,8 @@ def signed_codes(s: Tensor, scale: Tensor | float, bits: int) -> Tensor:
     if bits == 1:
         return sign(s)
     half = 2 ** (bits - 1)
-    return 2 * torch.floor(s / (2 * scale)).clamp(-half, half - 1) + 1
+    # In place: large tensors are bound by memory.
+    return (s / (2 * scale)).floor_().clamp_(-half, half - 1).mul_(2).add_(1)
 
 
 SMALLEST_STEP = 1e-6
@@ -47,7 +48,8 @@ _LEAST_LARGEST = 0.5
 """The least value of the largest code that is tried, in root mean squares."""
 
 _SAMPLE = 1 << 17
-"""Numbers of a row that scales are tried on; longer ones are sampled."""
+"""Numbers of a row that scales are tried on; longer ones are sampled. So many of several rows are
+looked at together, for they stay in a core's cache from one scale to the next."""
 
 
 def best_scale(x: Tensor, bits: int) -> Tensor:
@@ -66,6 +68,10 @@ def best_scale(x: Tensor, bits: int) -> Tensor:
     """
     if bits == 1:
         return x.abs().mean(1, keepdim=True).clamp_min(SMALLEST_STEP)
+    return torch.cat([_best_scale(rows, bits) for rows in x.split(max(1, _SAMPLE // x.shape[1]))])
+
+
+def _best_scale(x: Tensor, bits: int) -> Tensor:
     largest = x.abs().amax(1, keepdim=True).clamp_min(SMALLEST_STEP)
     x = x[:, :: -(-x.shape[1] // _SAMPLE)]
     least = (_LEAST_LARGEST * x.square().mean(1, keepdim=True).sqrt()).clamp_min(SMALLEST_STEP)

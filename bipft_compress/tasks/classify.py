@@ -10,6 +10,7 @@ import torch
 from transformers import DataCollatorWithPadding
 
 from bipft_compress.families import max_sequence_length
+from bipft_compress.nn.pooling import Pool, mean_pool
 from bipft_compress.structure.heads import has_head
 from bipft_compress.tasks.labelled import Examples, Task
 from bipft_compress.tasks.metrics import measure
@@ -85,7 +86,11 @@ def predict(
 
 
 def score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, sequence_length: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    sequence_length: int,
+    pool: Pool = mean_pool,
 ) -> dict[str, float]:
     """Metrics of a model on a task's dev splits: ``accuracy`` or, of several, ``accuracy_matched``.
 
@@ -95,12 +100,14 @@ def score(
         tokenizer: of `model`.
         task: with its data.
         sequence_length: see `tokenize`.
+        pool: what makes an embedding, without a head.
     """
     metrics = {}
     for split, examples in task.dev.items():
         if not has_head(model):
             assert examples.second is not None
-            logits = embed_pairs(model, tokenizer, examples.first, examples.second).cosines[:, None]
+            pairs = embed_pairs(model, tokenizer, examples.first, examples.second, pool)
+            logits = pairs.cosines[:, None]
         else:
             logits = predict(model, tokenizer, examples, sequence_length)
         for name, value in measure(task.metrics, examples.labels, logits.numpy()).items():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import Encoder, get_module, use_blocks
-from bipft_compress.nn.pooling import mean_pool
+from bipft_compress.nn.pooling import Pool, mean_pool
 from bipft_compress.recipe import Terms
 from bipft_compress.training import losses
 from bipft_compress.training.heads import at_positions, has_fresh_head, logits_by_head
@@ -42,6 +42,7 @@ class Distillation:
             one, only the terms that compare with labels count.
         encoder: parts of both.
         objective: weights of the terms.
+        pool: from hidden states to the embedding that terms of sentences compare.
 
     Raises:
         RecipeError: `mlm` without a head for it, or there is no term left.
@@ -53,8 +54,10 @@ class Distillation:
         teacher: PreTrainedModel | None,
         encoder: Encoder,
         objective: Terms,
+        pool: Pool = mean_pool,
     ) -> None:
         self.student, self.encoder, self.objective = student, encoder, objective
+        self.pool = pool
         self.weights = objective.weights()
         if teacher is None:
             kept = self.weights.keys() & _WITHOUT_TEACHER
@@ -158,7 +161,7 @@ class Distillation:
             errors = [losses.hidden_state_mse(s, t, mask) for s, t in pairs]
             terms["hidden_states"] = torch.stack(errors).mean()
         if self.weights.keys() & {"sentence_cosine", "sentence_similarity"}:
-            s, t = mean_pool(student_outputs[-1], mask), mean_pool(teacher_outputs[-1], mask)
+            s, t = (self.pool(outputs[-1], mask) for outputs in (student_outputs, teacher_outputs))
             if "sentence_cosine" in self.weights:
                 terms["sentence_cosine"] = losses.sentence_cosine(s, t)
             if "sentence_similarity" in self.weights:
@@ -202,7 +205,7 @@ class Distillation:
         if "nsp" in self.weights:
             terms["nsp"] = losses.cross_entropy(student["nsp"], batch["next_sentence_label"])
         if "task" in self.weights and not self.gives_logits:
-            embeddings = mean_pool(student_outputs.last_hidden_state, batch["attention_mask"])
+            embeddings = self.pool(student_outputs.last_hidden_state, batch["attention_mask"])
             first, second = embeddings.chunk(2)
             cosines = F.cosine_similarity(first, second)
             terms["task"] = losses.similarity_ranking(cosines, batch["labels"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from bipft_compress.checkpoint.record import Record, is_binary
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import atomic_directory, differences
 from bipft_compress.loading.checksums import read_fine_tuned, write_fine_tuned
+from bipft_compress.nn.pooling import Pool, mean_pool
 from bipft_compress.recipe import Recipe
 from bipft_compress.structure.heads import (
     class_names,
@@ -21,6 +22,7 @@ from bipft_compress.structure.heads import (
     with_classifier,
     without_head,
 )
+from bipft_compress.tasks.classify import score
 from bipft_compress.tasks.labelled import Task
 from bipft_compress.training import lora
 
@@ -39,6 +41,8 @@ class Classifier:
     """Of a binary checkpoint, packed or not."""
     labels: list[str] = field(default_factory=list)
     """Names of the classes; none for a regression."""
+    pool: Pool = mean_pool
+    """What makes an embedding, where there is no head."""
 
     @property
     def recipe(self) -> Recipe:
@@ -47,6 +51,10 @@ class Classifier:
     @property
     def has_head(self) -> bool:
         return has_head(self.model)
+
+    def score(self, task: Task, sequence_length: int) -> dict[str, float]:
+        """See `classify.score`."""
+        return score(self.model, self.tokenizer, task, sequence_length, self.pool)
 
     def check(self, task: Task, where: str | Path) -> None:
         """Refuse a task that this model cannot do: similarity is all that wants no head.
@@ -104,10 +112,10 @@ def read_classifier(directory: str | Path) -> Classifier:
         else:
             model, _ = without_head(around.model, recipe)
         model = lora.load_adapters(model, path)
-        return Classifier(model, around.tokenizer, around.record, labels)
+        return replace(around, model=model, labels=labels)
     if is_binary(path):
         model, tokenizer, record = load(path)
-        return Classifier(model, tokenizer, record, _labels(model))
+        return _classifier(model, tokenizer, record, record.pipeline, path)
     return read_trainable(directory)
 
 
@@ -140,9 +148,20 @@ def read_trainable(directory: str | Path, *, frozen: bool = False) -> Classifier
     if is_binary(path):
         read = unpack if frozen and is_packed(path) else checkpoint.load_trainable
         model, tokenizer, record = read(path)
-        return Classifier(model, tokenizer, record, _labels(model))
+        return _classifier(model, tokenizer, record, record.pipeline, path)
     model, tokenizer = loading.load_pretrained(directory)
-    return Classifier(model, tokenizer, None, _labels(model))
+    return _classifier(model, tokenizer, None, loading.read_pipeline(directory), directory)
+
+
+def _classifier(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    record: Record | None,
+    pipeline: loading.SentencePipeline | None,
+    where: str | Path,
+) -> Classifier:
+    pool = mean_pool if has_head(model) else loading.pool_of(pipeline, where)
+    return Classifier(model, tokenizer, record, _labels(model), pool)
 
 
 def save_classifier(

@@ -12,6 +12,7 @@ from transformers import TrainingArguments, set_seed
 from bipft_compress.device import AUTO
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import describe, get_module, head_parameters, max_sequence_length
+from bipft_compress.nn.pooling import Pool, mean_pool
 from bipft_compress.recipe import Recipe
 from bipft_compress.text.dataset import build_dataset
 from bipft_compress.training.arguments import training_arguments, without_dropout
@@ -37,6 +38,7 @@ def pretrain_model(
     logs: Path | None = None,
     console: Console | None = None,
     identity: Mapping[str, Any] | None = None,
+    pool: Pool = mean_pool,
 ) -> list[dict[str, Any]]:
     """Train `student` in place against `teacher`.
 
@@ -54,6 +56,7 @@ def pretrain_model(
         console: for a progress bar.
         identity: what else a resumed training must have in common with the one it goes on from,
             such as checksums of the checkpoints; of JSON.
+        pool: see `Distillation`.
 
     Returns:
         The logged points: step, tokens, loss, its terms, learning rate.
@@ -65,7 +68,7 @@ def pretrain_model(
         OutputError: the disk is full.
     """
     args, distillation, collator = prepare(
-        student, teacher, tokenizer, recipe, directory, steps=steps, device=device
+        student, teacher, tokenizer, recipe, directory, steps=steps, device=device, pool=pool
     )
     batch = args.train_batch_size * args.gradient_accumulation_steps
     # No more text is read than the steps can use.
@@ -106,6 +109,7 @@ def prepare(
     *,
     steps: int | None,
     device: str,
+    pool: Pool = mean_pool,
 ) -> Prepared:
     """What `pretrain_model` trains with; nothing is written.
 
@@ -118,7 +122,7 @@ def prepare(
     for part in (student, teacher):
         without_dropout(part)
     objective = recipe.objective
-    distillation = Distillation(student, teacher, describe(student), objective)
+    distillation = Distillation(student, teacher, describe(student), objective, pool)
     _freeze_unused(student, recipe)
     collator = PretrainingCollator(
         tokenizer,

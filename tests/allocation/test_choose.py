@@ -71,3 +71,10 @@ def test_what_removes_most_for_its_cost_comes_first():
     }
     assert choose(options, FIXED, Budget(None, 62.0)) == {"large": 0, "small": 1}
     assert choose(options, FIXED, Budget(None, 92.0)) == {"large": 1, "small": 1}
+
+
+def test_a_hair_of_one_cost_does_not_outweigh_another():
+    """Measured times scatter: what seems faster by a millionth of the limit may be too large."""
+    small = Option(0.5, Cost(bytes=10.0))
+    large = Option(0.1, Cost(bytes=100.0, seconds=-1e-6))
+    assert choose({"a": [small, large]}, Cost(), Budget(bytes=50.0, seconds=1.0)) == {"a": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -21,6 +22,7 @@ from bipft_compress.checkpoint.header import read_header
 from bipft_compress.checkpoint.mark import is_packed, read_recipe
 from bipft_compress.checkpoint.record import RECORD, WEIGHTS, Record
 from bipft_compress.errors import CheckpointError, UserError
+from bipft_compress.families import describe
 from bipft_compress.recipe import Recipe
 from bipft_compress.runtime.model import Skeleton, empty_model
 
@@ -56,6 +58,21 @@ def test_round_trip(write_packed, family, head, tokenizer, tmp_path, padded):
     if ours.shape[:2] == real.shape:  # what padding reads is nobody's concern
         ours, theirs = ours[real], theirs[real]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_a_packed_copy_is_what_an_artefact_loads_as(written, padded):
+    """Without a file between; the training model stays as it was."""
+    directory, student = written
+    recipe, before = load(directory)[2].recipe, copy.deepcopy(student.state_dict())
+    ours = checkpoint.packed_copy(student, describe(student), recipe)
+    theirs = load(directory)[0]
+    assert type(ours) is type(theirs)
+    own, other = ours.state_dict(), theirs.state_dict()
+    assert own.keys() == other.keys()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+    with torch.no_grad():
+        assert torch.equal(ours(**padded)[0], theirs(**padded)[0])
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 
 def test_what_is_written(packed):

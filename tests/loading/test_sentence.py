@@ -13,7 +13,10 @@ from bipft_compress import checkpoint, jobs, loading
 from bipft_compress.checkpoint.identity import checkpoint_identity
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe, get_module
+from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.recipe import Recipe
+from bipft_compress.training import losses
+from bipft_compress.training.distillation import Distillation
 
 LONGEST = 20
 TEXT = "ab cd ef. gh ij kl mn op abc bcd cde. " * 40
@@ -235,7 +238,7 @@ POOLED = {
 @pytest.mark.parametrize("pooling", POOLED)
 def test_poolings_are_those_of_the_library(pooling, tmp_path):
     """Of the real tokens alone, on whichever side the others are."""
-    write_sentence_files(tmp_path, pooling)
+    write_sentence_files(tmp_path, pooling, dense=0)
     pool = loading.read_pipeline(tmp_path).pool(tmp_path)
     hidden = torch.randn(3, 5, 36, generator=torch.Generator().manual_seed(4))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1]])
@@ -245,7 +248,7 @@ def test_poolings_are_those_of_the_library(pooling, tmp_path):
 
 
 def test_several_poolings_are_joined_and_unknown_ones_refused(tmp_path):
-    write_sentence_files(tmp_path)
+    write_sentence_files(tmp_path, dense=0)
     path = tmp_path / "1_Pooling/config.json"
     path.write_text(json.dumps({"pooling_mode": ["cls", "mean_sqrt_len_tokens"]}))
     hidden = torch.randn(2, 4, 36)
@@ -254,6 +257,68 @@ def test_several_poolings_are_joined_and_unknown_ones_refused(tmp_path):
     path.write_text(json.dumps({"pooling_mode": "attention"}))
     with pytest.raises(CheckpointError, match="pools by attention, which is not known here"):
         loading.read_pipeline(tmp_path).pool(tmp_path)
+
+
+@pytest.mark.parametrize("residual", [None, "same width", "other width"])
+@pytest.mark.parametrize("activation", ["Tanh", "Identity", "GELU"])
+def test_dense_layers_are_those_of_the_library(activation, residual, tmp_path):
+    library = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    width = 36 if residual == "same width" else 24
+    write_sentence_files(tmp_path)
+    shutil.rmtree(tmp_path / "2_Dense")
+    dense = library.Dense(
+        36, width, activation_function=getattr(torch.nn, activation)(), use_residual=bool(residual)
+    )
+    (tmp_path / "2_Dense").mkdir()
+    dense.save(str(tmp_path / "2_Dense"))
+    hidden, mask = torch.randn(3, 5, 36), torch.tensor([[1] * 5, [1, 1, 0, 0, 0], [0, 0, 1, 1, 1]])
+    vectors = loading.read_pipeline(tmp_path).pool(tmp_path)(hidden, mask)
+    wanted = dense({"sentence_embedding": mean_pool(hidden, mask)})["sentence_embedding"]
+    torch.testing.assert_close(vectors, wanted)
+
+
+def test_dense_layers_that_are_not_known_are_refused(tmp_path):
+    write_sentence_files(tmp_path)
+    path = tmp_path / "2_Dense/config.json"
+    for named in ("os.system", "torch.nn.NoSuchThing", "torch.nn.functional", "torch.nn.Linear"):
+        path.write_text(json.dumps({"activation_function": named}))
+        with pytest.raises(CheckpointError, match=f"a dense layer with {named} behind the encoder"):
+            loading.read_pipeline(tmp_path).pool(tmp_path)
+    listed = (tmp_path / "modules.json").read_text()
+    (tmp_path / "modules.json").write_text(listed.replace("models.Dense", "models.LayerNorm"))
+    with pytest.raises(CheckpointError, match="a module LayerNorm behind the encoder"):
+        loading.read_pipeline(tmp_path).pool(tmp_path)
+
+
+def test_sentence_terms_pool_as_the_checkpoint_says(write_checkpoint, tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "original")
+    write_sentence_files(tmp_path / "original", "cls_token", dense=0)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    recipe = Recipe.load(
+        {**QUICK, "objective": {"sentence_cosine": 1.0}, "text": {"sequence_length": 16},
+         "training": {"per_device_train_batch_size": 2, "logging_steps": 1}}
+    )  # fmt: skip
+    jobs.compress_checkpoint(tmp_path / "original", recipe, tmp_path / "binary", calibration=text)
+    seen = []
+
+    def record(self, student_outputs, teacher_outputs, mask):
+        terms = distil(self, student_outputs, teacher_outputs, mask)
+        first = [outputs[-1][:, 0] for outputs in (student_outputs, teacher_outputs)]
+        seen.append(
+            (
+                float(terms["sentence_cosine"].detach()),
+                float(losses.sentence_cosine(*first).detach()),
+            )
+        )
+        return terms
+
+    distil = Distillation._encoder_terms
+    monkeypatch.setattr(Distillation, "_encoder_terms", record)
+    jobs.pretrain(tmp_path / "binary", text, tmp_path / "better", steps=1)
+    assert seen
+    for term, of_first in seen:
+        assert term == pytest.approx(of_first, abs=1e-6)
 
 
 def test_evaluate_pools_as_the_checkpoint_says(write_checkpoint, tmp_path):
