@@ -80,7 +80,9 @@ def commands(inputs: Path) -> dict[str, Command]:
         "report": Command(("report", binary, *to)),
         "report over": Command(("report", packed, *over), old, in_steps=True),
         "explore": Command(("explore", original, "--recipe", recipe, "--budgets", "2", *text, *to)),
-        "evaluate": Command(("evaluate", OUT, "--task", "sts", "--data", pairs), old),
+        "evaluate": Command(
+            ("evaluate", OUT, "--task", "sts", "--data", pairs, "--teacher", original), old
+        ),
     }
 
 

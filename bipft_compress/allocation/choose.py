@@ -1,9 +1,12 @@
-"""Spend a budget where it removes most error: greedy choice by marginal gain."""
+"""Spend a budget where it removes most error: at prices of what is scarce, then greedily."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from itertools import product
+
+import numpy as np
 
 
 @dataclass(frozen=True, order=True)
@@ -125,8 +128,10 @@ def choose(
 ) -> dict[str, int] | None:
     """An option for each part, of little error together, within a budget.
 
-    Starts at the cheapest options and always takes the step that removes most error for the share
-    of the free budget that it takes, to any other option of a part, as long as one fits.
+    Each limit has a price (Everett 1963): parts that take what is least of error and price together
+    are the best for the cost that they come to. Prices that just reach the limits are searched
+    for; what is then left of the budget goes to the step that removes most error for the share
+    that it takes, to any other option of a part, as long as one fits.
 
     Args:
         options: of each part, at least one.
@@ -138,11 +143,21 @@ def choose(
     """
     chosen = cheapest(options, budget)
     worthwhile = {part: _not_dominated(of_part) for part, of_part in options.items()}
-    cost = fixed
-    for part, number in chosen.items():
-        cost += options[part][number].cost
+
+    def total(numbers: Mapping[str, int]) -> Cost:
+        cost = fixed
+        for part, number in numbers.items():
+            cost += options[part][number].cost
+        return cost
+
+    cost = total(chosen)
     if not budget.allows(cost):
         return None
+    error = sum(options[part][number].error for part, number in chosen.items())
+    for priced in _at_prices(options, worthwhile, fixed, budget):
+        of_priced = sum(options[part][number].error for part, number in priced.items())
+        if of_priced < error and budget.allows(total(priced)):
+            chosen, cost, error = priced, total(priced), of_priced
     free = budget.whole - cost
     while True:
         best: tuple[float, str, int] | None = None
@@ -163,6 +178,62 @@ def choose(
         _, part, other = best
         cost += options[part][other].cost - options[part][chosen[part]].cost
         chosen[part] = other
+
+
+_MIXTURES = 16
+"""Steps between one limit's price alone and another's."""
+
+_HALVINGS = 40
+"""Of the range of prices, 1e-9 to 1e9 times the largest error for a whole budget."""
+
+
+def _at_prices(
+    options: Mapping[str, Sequence[Option]],
+    worthwhile: Mapping[str, Sequence[int]],
+    fixed: Cost,
+    budget: Budget,
+) -> Iterator[dict[str, int]]:
+    """For each mixture of prices, the choice at the lowest that stays within the budget."""
+    whole = np.array(astuple(budget.whole))
+    limited = np.flatnonzero(whole > 0)
+    parts = list(options)
+    starts = np.cumsum([0, *(len(worthwhile[part]) for part in parts)])[:-1]
+    offered = [options[part][number] for part in parts for number in worthwhile[part]]
+    errors = np.array([option.error for option in offered])
+    # In shares of what the fixed part of the model leaves.
+    free = np.maximum((whole - np.array(astuple(fixed)))[limited], np.finfo(float).tiny)
+    costs = np.array([astuple(option.cost) for option in offered])[:, limited] / free
+    ends = [*starts[1:], len(offered)]
+
+    def at(prices: np.ndarray) -> np.ndarray:
+        paid = errors + costs @ prices
+        return np.array([a + paid[a:b].argmin() for a, b in zip(starts, ends, strict=True)])
+
+    for mixture in _mixtures(len(limited)):
+        low, high = -9.0, 9.0
+        best = None
+        for _ in range(_HALVINGS if len(limited) else 1):
+            middle = (low + high) / 2
+            numbers = at(mixture * errors.max(initial=0.0) * 10**middle)
+            if (costs[numbers].sum(0) <= 1).all():
+                best, high = numbers, middle
+            else:
+                low = middle
+        if best is not None:
+            yield {
+                part: worthwhile[part][number - start]
+                for part, number, start in zip(parts, best, starts, strict=True)
+            }
+
+
+def _mixtures(limits: int) -> Iterator[np.ndarray]:
+    """Shares of each limit's price, summing to one."""
+    if limits == 0:
+        yield np.zeros(0)
+        return
+    for steps in product(range(_MIXTURES + 1), repeat=limits - 1):
+        if sum(steps) <= _MIXTURES:
+            yield np.array([*steps, _MIXTURES - sum(steps)]) / _MIXTURES
 
 
 def _not_dominated(options: Sequence[Option]) -> list[int]:

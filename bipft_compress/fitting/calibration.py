@@ -79,18 +79,18 @@ def calibration_text(
     documents = iter(read_documents(corpus))
     for number, document in enumerate(documents):
         packed, turn = number % PACKED_EVERY == 0, number // PACKED_EVERY
-        if of_layers < wanted.calibration_tokens:
-            length = min(wanted.sequence_length, longest)
-            sequences = _cut([document], tokenizer, length, packed=packed)
-            layers += sequences
-            of_layers += sum(map(len, sequences))
-        else:
-            length = min(recipe.readout.sequence_length, longest)
-            if packed:
-                length = max(length >> (turn % HALVINGS), SHORTEST)
-            sequences = _cut([document], tokenizer, length, packed=packed)
+        enough = of_layers >= wanted.calibration_tokens
+        length = min((recipe.readout if enough else wanted).sequence_length, longest)
+        if enough and packed:
+            length = max(length >> (turn % HALVINGS), SHORTEST)
+        sequences = _cut([document], tokenizer, length, packed=packed)
+        tokens = sum(map(len, sequences))
+        if enough:
             readout += sequences
-            of_readout += sum(map(len, sequences))
+            of_readout += tokens
+        else:
+            layers += sequences
+            of_layers += tokens
         if of_layers >= wanted.calibration_tokens and of_readout >= recipe.readout.tokens:
             break
     if not layers:

@@ -36,20 +36,27 @@ _BUILDING = (
 def check_claims(values: Mapping[str, Any], where: str | Path) -> None:
     """Refuse sizes that no checkpoint has: transformers would build for hours, or take all memory.
 
+    So too numbers that only a forward pass would stumble over.
+
     Args:
         values: of a ``config.json``, as it lies there.
         where: it was read.
 
     Raises:
-        CheckpointError: a count of modules or a size is beyond any model's.
+        CheckpointError: a count of modules or a size is beyond any model's, a count is negative,
+            or a dropout is no probability.
     """
     for key, value in values.items():
         if isinstance(value, Mapping):
             check_claims(value, where)
+        if "dropout" in key and type(value) in (int, float) and not 0 <= value <= 1:
+            raise CheckpointError(f"{where} has {key} = {value}, which is no probability.")
         if type(value) is not int:
             continue
         repeated = _REPEATED.search(key)
         most = _MOST_REPEATED if repeated else _LARGEST_SIZE if _SIZE.search(key) else None
+        if repeated and value < 0:
+            raise CheckpointError(f"{where} has {key} = {value}, which is no number of modules.")
         if most is not None and value > most:
             raise CheckpointError(
                 f"{where} claims {key} = {value}, more than the {most:,} that any model has: it is "

@@ -60,6 +60,12 @@ def load_tokenizer(
             f"{shown} has no tokenizer (none of {', '.join(files)}): copy the files of the "
             "original there."
         )
+    longest = tokenizer.model_max_length
+    if type(longest) not in (int, float) or not longest > 0:
+        raise CheckpointError(
+            f"The tokenizer of {shown} has model_max_length = {longest!r}, which is no number of "
+            "tokens: correct its tokenizer_config.json."
+        )
     return tokenizer
 
 

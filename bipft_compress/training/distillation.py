@@ -32,6 +32,9 @@ _WITHOUT_TEACHER = {"mlm", "nsp", "task"}
 _OF_CHOICES = "ForMultipleChoice"
 """Ending of classes that take several texts an example, (batch, choices, length)."""
 
+_OF_QUESTIONS = "SplinterForPreTraining"
+"""Reads at the places of [QUESTION] tokens, which plain text does not have."""
+
 
 class Distillation:
     """The recipe's terms for one batch, weighted and summed.
@@ -97,6 +100,8 @@ class Distillation:
             self._leave_out("logits", f"{name} has no head")
         elif name.endswith(_OF_CHOICES):
             self._leave_out("logits", "a text alone is no choice among several")
+        elif name == _OF_QUESTIONS:
+            self._leave_out("logits", "a text alone asks no question")
         elif teacher is not None and has_fresh_head(teacher):
             self._leave_out("logits", "the original's head is a fresh one, which knows nothing")
 
@@ -118,16 +123,14 @@ class Distillation:
                 first half of the batch and those of the second; ``next_sentence_label`` (batch,)
                 for nsp.
         """
-        inputs = {
+        inputs: dict[str, Tensor] = {
             key: batch[key]
             for key in ("input_ids", "attention_mask", "token_type_ids")
             if key in batch
         }
         # A head over the vocabulary costs as much as the encoder: it sees what is asked for alone.
         asked = batch["labels"] >= 0 if "mlm" in self.weights else None
-        own = inputs
-        if type(self.student).__name__.endswith(_OF_CHOICES):
-            own = {key: values.unsqueeze(1) for key, values in inputs.items()}
+        own = self._student_inputs(inputs)
         if self.teacher is None:
             with at_positions(self.student, asked):
                 return self._head_terms(model(**own), {}, batch)
@@ -147,6 +150,15 @@ class Distillation:
         terms |= self._attention_terms(student_calls, teacher_calls, mask) if self._records else {}
         terms |= self._head_terms(student_outputs, teacher_outputs, batch)
         return terms
+
+    def _student_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the student's class takes; a head that text alone says nothing to runs unread."""
+        name = type(self.student).__name__
+        if name.endswith(_OF_CHOICES):
+            return {key: values.unsqueeze(1) for key, values in inputs.items()}
+        if name == _OF_QUESTIONS:
+            return inputs | {"question_positions": torch.zeros_like(inputs["input_ids"][:, :1])}
+        return inputs
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum of the terms, a scalar."""

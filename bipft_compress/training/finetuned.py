@@ -102,7 +102,12 @@ def read_classifier(directory: str | Path) -> Classifier:
         settings = read_fine_tuned(path)
         base = lora.base_of(path)
         labels = settings.get("labels")
-        if base is None or not isinstance(labels, list) or "pooling" not in settings:
+        if (
+            base is None
+            or not isinstance(labels, list)
+            or not all(type(label) is str for label in labels)
+            or "pooling" not in settings
+        ):
             raise CheckpointError(f"{path} does not say what it is an adapter of.")
         _check_base(path, base, settings.get("base"))
         around = read_trainable(base, frozen=True)

@@ -21,7 +21,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 _FAULTS = (
-    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError,
+    OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError,
+    SafetensorError,
 )  # fmt: skip
 """What PEFT raises for files that are no adapter of the model."""
 

@@ -17,9 +17,6 @@ from ..conftest import SIZES
 DECODERS = {"MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"}
 """What writes text word by word has no encoder's attention."""
 
-NEEDS_QUESTIONS = {"SplinterForPreTraining"}
-"""It reads at the places of [QUESTION] tokens, which plain text does not have."""
-
 RECIPE = {
     "initialisation": {"calibration_tokens": 300, "sequence_length": 24, "layer_epochs": 1},
     "text": {"unit": "sentences", "sequence_length": 24, "shortest": 3},
@@ -44,9 +41,7 @@ def classes() -> list[tuple[str, str]]:
         for model_type in FAMILIES:
             named = names.get(model_type, ())
             for name in [named] if isinstance(named, str) else named:
-                if name not in NEEDS_QUESTIONS and not name.endswith(
-                    ("ForCausalLM", "LMHeadModel")
-                ):
+                if not name.endswith(("ForCausalLM", "LMHeadModel")):
                     listed[model_type, name] = None
     return sorted(listed)
 

@@ -105,9 +105,21 @@ def test_damaged_adapter(make_checkpoint, sst2, tmp_path):
     write_fine_tuned(out, json.loads((out / FINE_TUNED).read_text()))
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         evaluate_task(out, task)
-    (out / FINE_TUNED).write_text(json.dumps({}))
-    with pytest.raises(CheckpointError, match="does not say what it is an adapter of"):
-        evaluate_task(out, task)
+    whole = json.loads((out / FINE_TUNED).read_text())
+    for settings in ({}, whole | {"labels": ["0", [1]]}):
+        (out / FINE_TUNED).write_text(json.dumps(settings))
+        with pytest.raises(CheckpointError, match="does not say what it is an adapter of"):
+            evaluate_task(out, task)
+
+
+def test_an_adapter_that_asks_for_another_package(make_checkpoint, sst2, tmp_path):
+    out = tmp_path / "adapter"
+    finetune(make_checkpoint("bert"), ChosenTask("sst2", sst2), out, rank=RANK, steps=1)
+    settings = json.loads((out / lora.CONFIG).read_text()) | {"megatron_config": {"a": 1}}
+    (out / lora.CONFIG).write_text(json.dumps(settings))
+    write_fine_tuned(out, json.loads((out / FINE_TUNED).read_text()))
+    with pytest.raises(CheckpointError, match=r"cannot be loaded \(No module named 'megatron'"):
+        read_classifier(out)
 
 
 def test_an_adapter_whose_base_has_changed(make_checkpoint, write_checkpoint, sst2, tmp_path):

@@ -29,6 +29,9 @@ QUERY = "encoder.layer.1.attention.self.query.weight"
         ({"n_heads": 10**9}, "n_heads"),
         ({"vocab_size": 10_000_001}, "vocab_size"),
         ({"deep": {"hidden_dim": 10**12}}, "hidden_dim"),
+        ({"num_attention_heads": -1}, "num_attention_heads = -1, which is no number of modules"),
+        ({"classifier_dropout": float("nan")}, "classifier_dropout = nan, which is no probability"),
+        ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob = 1.5, which is no probability"),
     ],
 )
 def test_claims_beyond_any_model(values, says):
@@ -38,6 +41,7 @@ def test_claims_beyond_any_model(values, says):
 
 def test_claims_of_real_models():
     check_claims({"num_hidden_layers": 4096, "vocab_size": 10**7, "rope_theta": 10**12}, "x")
+    check_claims({"max_relative_positions": -1, "classifier_dropout": None, "dropout": 0}, "x")
     check_layers(BertConfig(num_hidden_layers=64), 3, "x")
     check_layers(BertConfig(num_hidden_layers=100), 100, "x")
     check_numbers(50_000_200, 100, "x")

@@ -56,6 +56,14 @@ def test_a_broken_file_is_told(directory, fault):
         load_tokenizer(directory)
 
 
+@pytest.mark.parametrize("longest", [[1], "text", {}, -5, True, float("nan")])
+def test_a_longest_sequence_that_is_no_number(directory, longest):
+    settings = json.loads((directory / SETTINGS).read_text()) | {"model_max_length": longest}
+    (directory / SETTINGS).write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"model_max_length = .* no number of tokens"):
+        load_tokenizer(directory)
+
+
 def test_a_missing_tokenizer_is_told(directory):
     (directory / TOKENIZER).unlink()
     (directory / SETTINGS).unlink()
