@@ -24,8 +24,8 @@ OUT = "OUT"
 
 _RECORDS = ("compression.json", "finetuning.json", "report.json", "curve.json")
 
-_OF_A_RUN = ("provenance", "sha256")
-"""Keys of them that differ from run to run: dates, and checksums of these."""
+_OF_A_RUN = ("provenance", "sha256", "latency_ms")
+"""Keys of them that differ from run to run: dates, checksums of these, and times."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,13 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def _lasting(values: Any) -> Any:
+    """What is the same in every run of a command."""
+    if isinstance(values, dict):
+        return {key: _lasting(value) for key, value in values.items() if key not in _OF_A_RUN}
+    return [_lasting(value) for value in values] if isinstance(values, list) else values
+
+
 def contents(directory: Path) -> dict[str, Any]:
     """Checksum of every file of tensors below a directory, and what records and reports say."""
     found: dict[str, Any] = {}
@@ -120,7 +127,7 @@ def contents(directory: Path) -> dict[str, Any]:
             found[name] = sha256(path)
         elif path.name in _RECORDS:
             values = json.loads(path.read_text())
-            found[name] = {key: values[key] for key in values if key not in _OF_A_RUN}
+            found[name] = _lasting(values)
         elif path.is_file():
             found[name] = None
     return found
