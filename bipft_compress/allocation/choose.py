@@ -1,12 +1,9 @@
-"""Spend a budget where it removes most error: at prices of what is scarce, then greedily."""
+"""Spend a budget where it removes most error: greedy choice by marginal gain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from itertools import product
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, order=True)
@@ -128,11 +125,8 @@ def choose(
 ) -> dict[str, int] | None:
     """An option for each part, of little error together, within a budget.
 
-    Each limit has a price (Everett 1963): parts that take what is least of error and price together
-    are the best for the cost that they come to. Prices that just reach the limits are searched
-    for; what is then left of the budget goes to the step that removes most error for the share
-    that it takes, to any other option of a part, as long as one fits. The best of that and of the
-    same steps from the cheapest options is taken.
+    Starts at the cheapest options and always takes the step that removes most error for the share
+    of the free budget that it takes, to any other option of a part, as long as one fits.
 
     Args:
         options: of each part, at least one.
@@ -142,52 +136,19 @@ def choose(
     Returns:
         Part to the number of its option, or None where even the cheapest do not fit.
     """
-    start = cheapest(options, budget)
-    if not budget.allows(_total(options, start, fixed)):
-        return None
-    offered = {part: _not_dominated(of_part) for part, of_part in options.items()}
-    # A part so large that its next option hardly fits, as a table of words, has no price: each of
-    # its options is tried.
-    largest = max(options, key=lambda part: _spread(options[part], budget))
-    found = [_filled(options, offered, start, fixed, budget)]
-    for number in offered[largest]:
-        priced = [
-            chosen
-            for chosen in _at_prices(options, offered | {largest: [number]}, fixed, budget)
-            # Sums are rounded in another order there.
-            if budget.allows(_total(options, chosen, fixed))
-        ]
-        if priced:
-            best = min(priced, key=lambda chosen: _error(options, chosen))
-            found.append(_filled(options, offered, best, fixed, budget))
-    return min(found, key=lambda chosen: _error(options, chosen))
-
-
-def _total(options: Mapping[str, Sequence[Option]], chosen: Mapping[str, int], cost: Cost) -> Cost:
+    chosen = cheapest(options, budget)
+    worthwhile = {part: _not_dominated(of_part) for part, of_part in options.items()}
+    cost = fixed
     for part, number in chosen.items():
         cost += options[part][number].cost
-    return cost
-
-
-def _error(options: Mapping[str, Sequence[Option]], chosen: Mapping[str, int]) -> float:
-    return sum(options[part][number].error for part, number in chosen.items())
-
-
-def _filled(
-    options: Mapping[str, Sequence[Option]],
-    offered: Mapping[str, Sequence[int]],
-    start: Mapping[str, int],
-    fixed: Cost,
-    budget: Budget,
-) -> dict[str, int]:
-    """What is left of the budget spent, a step at a time; see `choose`."""
-    chosen, cost = dict(start), _total(options, start, fixed)
+    if not budget.allows(cost):
+        return None
     free = budget.whole - cost
     while True:
         best: tuple[float, str, int] | None = None
         for part, number in chosen.items():
             now = options[part][number]
-            for other in offered[part]:
+            for other in worthwhile[part]:
                 option = options[part][other]
                 step, gain = option.cost - now.cost, now.error - option.error
                 if gain <= 0 or not budget.allows(cost + step):
@@ -202,69 +163,6 @@ def _filled(
         _, part, other = best
         cost += options[part][other].cost - options[part][chosen[part]].cost
         chosen[part] = other
-
-
-def _spread(options: Sequence[Option], budget: Budget) -> float:
-    """The difference between a part's cheapest and dearest option, as a share of the budget."""
-    shares = [budget.share(option.cost, budget.whole) for option in options]
-    return max(shares) - min(shares)
-
-
-_MIXTURES = 16
-"""Steps between one limit's price alone and another's."""
-
-_DECADES, _HALVINGS = 9.0, 40
-"""Prices between 1e-9 and 1e9 times the largest error for a whole budget, and halvings of these."""
-
-
-def _at_prices(
-    options: Mapping[str, Sequence[Option]],
-    offered: Mapping[str, Sequence[int]],
-    fixed: Cost,
-    budget: Budget,
-) -> Iterator[dict[str, int]]:
-    """For each mixture of prices, the choice at the lowest that stays within the budget.
-
-    Args:
-        options, fixed, budget: see `choose`.
-        offered: numbers of the options of each part that may be chosen.
-    """
-    whole = np.array(astuple(budget.whole))
-    limited = np.flatnonzero(whole > 0)
-    # In shares of what the fixed part of the model leaves.
-    free = np.maximum((whole - np.array(astuple(fixed)))[limited], np.finfo(float).tiny)
-    shape = len(offered), max(map(len, offered.values()))
-    errors, costs = np.full(shape, np.inf), np.zeros((*shape, len(limited)))
-    for row, (part, numbers) in enumerate(offered.items()):
-        for column, number in enumerate(numbers):
-            errors[row, column] = options[part][number].error
-            costs[row, column] = np.array(astuple(options[part][number].cost))[limited] / free
-    unit, rows = errors[np.isfinite(errors)].max(), np.arange(shape[0])
-    for mixture in _mixtures(len(limited)):
-        low, high = -_DECADES, _DECADES
-        best = None
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            columns = (errors + costs @ (mixture * unit * 10**middle)).argmin(1)
-            if (costs[rows, columns].sum(0) <= 1).all():
-                best, high = columns, middle
-            else:
-                low = middle
-        if best is not None:
-            yield {
-                part: numbers[column]
-                for (part, numbers), column in zip(offered.items(), best, strict=True)
-            }
-
-
-def _mixtures(limits: int) -> Iterator[np.ndarray]:
-    """Shares of each limit's price, summing to one."""
-    if limits == 0:
-        yield np.zeros(0)
-        return
-    for steps in product(range(_MIXTURES + 1), repeat=limits - 1):
-        if sum(steps) <= _MIXTURES:
-            yield np.array([*steps, _MIXTURES - sum(steps)]) / _MIXTURES
 
 
 def _not_dominated(options: Sequence[Option]) -> list[int]:

@@ -31,12 +31,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-LEFT_IN_LINEARS = 0.3
-"""Of the errors of linear layers, what is left when their codes have descended and the layers
-behind are fitted to what arrives; errors of word embeddings stay whole. As measured at uniform bits
-(reports/LOG.md, 2026-11-27)."""
-
-
 @dataclass(frozen=True)
 class Part:
     """Modules whose bits are chosen together.
@@ -191,7 +185,7 @@ class _OneLayer:
                     for path, own in zip(paths, errors, strict=True)
                 )
                 choices.append(choice)
-                options.append(Option(LEFT_IN_LINEARS * error, self._cost(stage, choice)))
+                options.append(Option(error, self._cost(stage, choice)))
             names = tuple(linear.name for linear in stage)
             yield Part(
                 _pattern(paths), paths, "linear", tuple(choices), tuple(options), self.number, names

@@ -38,9 +38,11 @@ def draw_curve(curve: Curve) -> str:
         memory = [point.memory for point in curve.points]
         quality = [point.likeness if point.score is None else point.score for point in curve.points]
         axes.plot(memory, quality, marker="o", markersize=6, color=COMPRESSED_COLOUR)
-        for point, value in zip(curve.points, quality, strict=True):
+        for number, (point, value) in enumerate(zip(curve.points, quality, strict=True)):
+            # Above and below in turn: neighbours may be close.
+            offset = 8 if number % 2 == 0 else -16
             axes.annotate(
-                f"{point.operations:.0f}x", (point.memory, value), xytext=(0, 8),
+                f"{point.operations:.0f}x", (point.memory, value), xytext=(0, offset),
                 textcoords="offset points", ha="center", fontsize=9, color="#52606d",
             )  # fmt: skip
         for peer in curve.peers:

@@ -106,10 +106,12 @@ def test_damaged_adapter(make_checkpoint, sst2, tmp_path):
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         evaluate_task(out, task)
     whole = json.loads((out / FINE_TUNED).read_text())
-    for settings in ({}, whole | {"labels": ["0", [1]]}):
-        (out / FINE_TUNED).write_text(json.dumps(settings))
-        with pytest.raises(CheckpointError, match="does not say what it is an adapter of"):
-            evaluate_task(out, task)
+    write_fine_tuned(out, whole | {"labels": ["0", [1]]})
+    with pytest.raises(CheckpointError, match="does not say what it is an adapter of"):
+        evaluate_task(out, task)
+    (out / FINE_TUNED).write_text(json.dumps({}))
+    with pytest.raises(CheckpointError, match="does not say what it is an adapter of"):
+        evaluate_task(out, task)
 
 
 def test_an_adapter_that_asks_for_another_package(make_checkpoint, sst2, tmp_path):
