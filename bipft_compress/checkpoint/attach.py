@@ -200,10 +200,15 @@ def written(
     return tensors, embed(record)
 
 
-def _packed_state(model: PreTrainedModel, recipe: Recipe) -> dict[str, Tensor]:
+def skeleton_of(model: PreTrainedModel, recipe: Recipe) -> Skeleton:
+    """The structure of a binary model at hand, packed or not, without its numbers."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
-    skeleton = Skeleton(empty_model(unmark(config)), recipe)
+    return Skeleton(empty_model(unmark(config)), recipe)
+
+
+def _packed_state(model: PreTrainedModel, recipe: Recipe) -> dict[str, Tensor]:
+    skeleton = skeleton_of(model, recipe)
     expected, own, tensors = skeleton.expected(), model.state_dict(), {}
     for stored, name in skeleton.pack_empty().items():
         tensor, empty = own.get(name), expected[stored]

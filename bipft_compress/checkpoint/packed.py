@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from bipft_compress.checkpoint import legacy
 from bipft_compress.checkpoint.artefact import read_record, read_tensors
-from bipft_compress.checkpoint.attach import attach
+from bipft_compress.checkpoint.attach import attach, skeleton_of
 from bipft_compress.checkpoint.header import read_header
 from bipft_compress.checkpoint.hub import local_directory
 from bipft_compress.checkpoint.listed import read_config, read_listed_pipeline, read_tokenizer
@@ -68,9 +67,7 @@ def packed_copy(model: PreTrainedModel, encoder: Encoder, recipe: Recipe) -> Pre
         RecipeError: a number is beyond the range of its stored type.
     """
     tensors = pack_state(model.state_dict(), storage_plan(model, encoder, recipe))
-    config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]
-    return Skeleton(empty_model(unmark(config)), recipe).fill(tensors)
+    return skeleton_of(model, recipe).fill(tensors)
 
 
 def _forget_pages(model: PreTrainedModel, file: Path) -> None:

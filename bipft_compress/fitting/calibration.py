@@ -30,7 +30,6 @@ FREQUENCY_TOKENS = 1_000_000
 SHORTEST = 4
 """Tokens of a sequence, special ones included."""
 
-
 COUNTED_TOGETHER = 256
 """Documents that are tokenized at once where only their words are counted."""
 

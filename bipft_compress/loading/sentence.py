@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from bipft_compress.errors import CheckpointError
 from bipft_compress.files import read_json
+from bipft_compress.loading.dense import dense_layers
 from bipft_compress.loading.hub import find_file
 from bipft_compress.loading.weights import read_file
 from bipft_compress.nn.pooling import POOLINGS, Pool, joined, mean_pool
@@ -43,9 +43,6 @@ POOLING = f"{_NAMESPACE}models.Pooling"
 _MODE = "pooling_mode_"
 _ENDING = re.compile("_tokens?$")
 """Of a pooling's name, in some releases."""
-
-_NOT_IN_COSINES = ("Pooling", "Normalize", "Dropout")
-"""Classes of modules that do nothing to a pooled vector, or only scale it."""
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -120,7 +117,7 @@ class SentencePipeline:
                 f"{', '.join(POOLINGS)}."
             )
         pooled = joined(self.pooling or ("mean",))
-        dense = [part for module in self.modules for part in _dense(module, where)]
+        dense = [part for module in self.modules for part in dense_layers(module, where)]
 
         def pool(hidden: Tensor, mask: Tensor) -> Tensor:
             return reduce(lambda vectors, part: part(vectors), dense, pooled(hidden, mask))
@@ -226,41 +223,6 @@ def module_folders(directory: Path) -> list[Path]:
     folders = [directory / one["path"] for one in _read_listed(path, directory) if one["path"]]
     # One without weights or settings may not be there.
     return [folder for folder in folders if folder.is_dir()]
-
-
-def _dense(module: SentenceModule, where: str | Path) -> Iterator[Callable[[Tensor], Tensor]]:
-    """What a module does to pooled vectors, if anything that a cosine sees."""
-    kind = module.kind.rpartition(".")[2]
-    if kind in _NOT_IN_COSINES:
-        return
-    name = str(module.values.get("activation_function", "torch.nn.Tanh"))
-    activation = _activation(name)
-    if kind != "Dense" or activation is None or "linear.weight" not in module.tensors:
-        what = f"a dense layer with {name}" if kind == "Dense" else f"a module {kind}"
-        raise CheckpointError(f"{where} has {what} behind the encoder, which is not known here.")
-    tensors = module.tensors
-
-    def dense(vectors: Tensor) -> Tensor:
-        own = {key: tensor.to(vectors) for key, tensor in tensors.items()}
-        out: Tensor = activation(F.linear(vectors, own["linear.weight"], own.get("linear.bias")))
-        if module.values.get("use_residual"):
-            residual = own.get("residual.weight")
-            out = out + (vectors if residual is None else F.linear(vectors, residual))
-        return out
-
-    yield dense
-
-
-def _activation(name: str) -> nn.Module | None:
-    """The activation of a class in ``torch.nn`` that needs no arguments; None for any other."""
-    module, _, kind = name.rpartition(".")
-    chosen = getattr(nn, kind, None) if f"{module}.".startswith("torch.nn.") else None
-    if not (isinstance(chosen, type) and issubclass(chosen, nn.Module)):
-        return None
-    try:
-        return chosen()
-    except TypeError:
-        return None
 
 
 def _entry(number: int, folder: str, kind: str) -> dict[str, Any]:
