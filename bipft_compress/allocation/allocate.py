@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bipft_compress.allocation.choose import Budget, Cost, Option, cheapest, choose
+from bipft_compress.allocation.choose import Budget, Cost, Option, cheapest, choose, total_cost
 from bipft_compress.allocation.latency import layer_seconds, timed_options
 from bipft_compress.allocation.measure import Part, measure, same_bits, uniform_activations
 from bipft_compress.allocation.targets import Allocation, Row, Targets
-from bipft_compress.counting import ModelShape, count_operations, read_shape
+from bipft_compress.counting import ModelShape, count_operations, read_layers, read_shape
 from bipft_compress.counting.pipeline import FULL_BYTES, pipeline_bytes
 from bipft_compress.errors import UserError
 from bipft_compress.families import Encoder, describe, max_sequence_length, teacher_of
@@ -101,8 +102,8 @@ class Allocator:
         assert isinstance(embedding, nn.Embedding)
         frequencies = self.text.frequencies(embedding.num_embeddings)
         teacher = teacher_of(model)
-        _, _, shape = self._swapped(self.recipe)
-        self._one_bit = shape
+        empty, encoder = self._swapped(self.recipe)
+        self._one_bit = shape = read_shape(empty, encoder, 1, self.length)
         self.parts: list[Part] = measure(
             teacher,
             describe(teacher),
@@ -112,8 +113,13 @@ class Allocator:
             recipe,
         )
         self._options = {part.name: part.options for part in self.parts}
+        numbers = sum(weight.numel() for weight in model.parameters())
+        self._full = Cost(
+            count_operations(shape, pipeline).full_precision,
+            pipeline_bytes(pipeline)[0] + FULL_BYTES * numbers,
+        )
         # Options have the whole bytes of their codes, and what their operations are above these.
-        cost, self._full = self._count(self.recipe)
+        cost = self._count(self.recipe)
         coded = sum(part.options[0].cost.bytes for part in self.parts)
         self._fixed = Cost(cost.operations, cost.bytes - coded)
 
@@ -133,23 +139,26 @@ class Allocator:
         fixed = self._fixed
         if timed:
             fixed += Cost(seconds=self._seconds(self._one_bit))
-        slack = Cost()
         for _ in range(ROUNDS):
-            chosen = choose(options, fixed, budget.less(slack))
+            chosen = choose(options, fixed, budget)
             if chosen is None:
                 break
-            recipe = self._with_bits(chosen)
-            cost, _ = self._count(recipe, timed=timed)
+            recipe, cost = self._counted(chosen, timed=timed)
             if budget.allows(cost):
                 return self._allocation(recipe, chosen, cost)
-            # Parts are not quite independent: a little less, and again.
-            slack += budget.excess(cost)
+            # Parts are not quite independent: what they cost together is fixed from here on.
+            fixed = fixed.at_least(cost - total_cost(options, chosen))
+        # That may be more than the cheapest choice has to spare.
+        chosen = cheapest(options, budget)
+        recipe, cost = self._counted(chosen, timed=timed)
+        if budget.allows(cost):
+            return self._allocation(recipe, chosen, cost)
         raise self._refusal(targets)
 
     def latency_ms(self, recipe: Recipe) -> float | None:
         """Milliseconds of the layers of a recipe's model; None where no kernel runs them."""
         try:
-            return 1000 * self._seconds(self._swapped(recipe)[2])
+            return 1000 * self._seconds(self._shape(*self._swapped(recipe)))
         except UserError:
             return None
 
@@ -174,12 +183,12 @@ class Allocator:
         """
         full = self._full
         both = Budget(operations=full.operations, bytes=full.bytes)
-        least, _ = self._count(self._with_bits(cheapest(self._options, both)))
+        _, least = self._counted(cheapest(self._options, both))
         finest = {
             name: min(range(len(of_part)), key=lambda n, of_part=of_part: of_part[n].error)  # type: ignore[misc]
             for name, of_part in self._options.items()
         }
-        most, _ = self._count(self._with_bits(finest))
+        _, most = self._counted(finest)
 
         def between(low: float, high: float, whole: float, step: int) -> float:
             # A small model with estimators everywhere may have more operations than the original.
@@ -211,8 +220,7 @@ class Allocator:
                 and choice.rank == (rank if part.kind == "linear" else 0)
             ]
             chosen[part.name] = min(same, key=lambda n, part=part: part.options[n].error)  # type: ignore[misc]
-        recipe = self._with_bits(chosen)
-        cost, _ = self._count(recipe)
+        recipe, cost = self._counted(chosen)
         return self._allocation(recipe, chosen, cost)
 
     def _allocation(self, recipe: Recipe, chosen: dict[str, int], cost: Cost) -> Allocation:
@@ -237,14 +245,13 @@ class Allocator:
     def _refusal(self, targets: Targets) -> UserError:
         full, nearest = self._full, []
         if targets.operations is not None:
-            cost = self._count(self._with_bits(cheapest(self._options, Budget(operations=1.0))))[0]
+            _, cost = self._counted(cheapest(self._options, Budget(operations=1.0)))
             nearest.append(f"{full.operations / cost.operations:.1f} times fewer operations")
         if targets.memory is not None:
-            cost = self._count(self._with_bits(cheapest(self._options, Budget(bytes=1.0))))[0]
+            _, cost = self._counted(cheapest(self._options, Budget(bytes=1.0)))
             nearest.append(f"{full.bytes / cost.bytes:.1f} times less memory")
         if targets.latency_ms is not None:
-            fastest = self._with_bits(cheapest(self._timed(), Budget(seconds=1.0)))
-            cost = self._count(fastest, timed=True)[0]
+            _, cost = self._counted(cheapest(self._timed(), Budget(seconds=1.0)), timed=True)
             nearest.append(f"{1000 * cost.seconds:.3g} ms")
         return UserError(
             "No choice of bits reaches these targets: the nearest that this model and recipe allow "
@@ -273,26 +280,31 @@ class Allocator:
                 )
         return self.recipe.model_copy(update={"modules": modules, "embeddings": embeddings})
 
-    def _swapped(self, recipe: Recipe) -> tuple[PreTrainedModel, Encoder, ModelShape]:
+    def _swapped(self, recipe: Recipe) -> tuple[PreTrainedModel, Encoder]:
         """The structure of the compressed model, without numbers."""
         empty = on_meta(self.model)
         encoder, _ = swap(empty, recipe)
         nn.Module.to(empty, "meta")
-        return empty, encoder, read_shape(empty, encoder, 1, self.length)
+        return empty, encoder
 
-    def _count(self, recipe: Recipe, *, timed: bool = False) -> tuple[Cost, Cost]:
-        """What a recipe makes of the model: cost of the compressed model, and of the original."""
-        empty, encoder, shape = self._swapped(recipe)
-        operations = count_operations(shape, self._pipeline)
-        full, stored_bytes = pipeline_bytes(self._pipeline)
+    def _shape(self, empty: PreTrainedModel, encoder: Encoder) -> ModelShape:
+        # What is outside the layers has no bits to choose, and takes long to find.
+        return replace(self._one_bit, layers=read_layers(empty, encoder))
+
+    def _count(self, recipe: Recipe, *, timed: bool = False) -> Cost:
+        """What the model costs that a recipe makes."""
+        empty, encoder = self._swapped(recipe)
+        shape = self._shape(empty, encoder)
         plan, state = storage_plan(empty, encoder, recipe), empty.state_dict()
         size = file_bytes(
             {stored.name: packed_like(stored, state[name].shape) for name, stored in plan.items()}
         )
-        full += FULL_BYTES * sum(weight.numel() for weight in self.model.parameters())
-        return (
-            Cost(
-                operations.compressed, size + stored_bytes, self._seconds(shape) if timed else 0.0
-            ),
-            Cost(operations.full_precision, full),
+        return Cost(
+            count_operations(shape, self._pipeline).compressed,
+            size + pipeline_bytes(self._pipeline)[1],
+            self._seconds(shape) if timed else 0.0,
         )
+
+    def _counted(self, chosen: dict[str, int], *, timed: bool = False) -> tuple[Recipe, Cost]:
+        recipe = self._with_bits(chosen)
+        return recipe, self._count(recipe, timed=timed)

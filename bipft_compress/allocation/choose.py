@@ -1,9 +1,15 @@
-"""Spend a budget where it removes most error: greedy choice by marginal gain."""
+"""Spend a budget where it removes most error."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+GAP = 1e-3
+"""What a choice may leave of error beyond the least, relatively."""
 
 
 @dataclass(frozen=True, order=True)
@@ -27,6 +33,13 @@ class Cost:
             self.seconds + other.seconds,
         )
 
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(
+            self.operations - other.operations,
+            self.bytes - other.bytes,
+            self.seconds - other.seconds,
+        )
+
     def within(self, most: Cost) -> bool:
         """Whether nothing costs more than in another."""
         return (
@@ -35,12 +48,9 @@ class Cost:
             and self.seconds <= most.seconds
         )
 
-    def __sub__(self, other: Cost) -> Cost:
-        return Cost(
-            self.operations - other.operations,
-            self.bytes - other.bytes,
-            self.seconds - other.seconds,
-        )
+    def at_least(self, other: Cost) -> Cost:
+        """The larger of both, of each."""
+        return Cost(*map(max, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)
@@ -64,11 +74,6 @@ class Budget:
     bytes: float | None = None
     seconds: float | None = None
 
-    @property
-    def whole(self) -> Cost:
-        """All of it; 0 where there is no limit."""
-        return Cost(self.operations or 0.0, self.bytes or 0.0, self.seconds or 0.0)
-
     def allows(self, cost: Cost) -> bool:
         """Whether a model of this cost stays within."""
         return (
@@ -77,42 +82,20 @@ class Budget:
             and (self.seconds is None or cost.seconds <= self.seconds)
         )
 
-    def less(self, cost: Cost) -> Budget:
-        """What is left when a cost is taken off."""
-        return Budget(
-            None if self.operations is None else self.operations - cost.operations,
-            None if self.bytes is None else self.bytes - cost.bytes,
-            None if self.seconds is None else self.seconds - cost.seconds,
-        )
-
-    def excess(self, cost: Cost) -> Cost:
-        """By how much a cost is beyond the limits."""
-        return Cost(
-            0.0 if self.operations is None else max(0.0, cost.operations - self.operations),
-            0.0 if self.bytes is None else max(0.0, cost.bytes - self.bytes),
-            0.0 if self.seconds is None else max(0.0, cost.seconds - self.seconds),
-        )
-
-    def share(self, cost: Cost, free: Cost) -> float:
-        """How much of what is free a cost takes: 0 or less where it takes nothing."""
-        share = 0.0
-        if self.operations is not None:
-            share += cost.operations / max(free.operations, 1.0)
-        if self.bytes is not None:
-            share += cost.bytes / max(free.bytes, 1.0)
-        if self.seconds is not None:
-            share += cost.seconds / max(free.seconds, 1e-9)
+    def share(self, cost: Cost) -> float:
+        """How much of all limits together a cost takes."""
+        pairs = zip(astuple(self), astuple(cost), strict=True)
+        share: float = sum(taken / limit for limit, taken in pairs if limit is not None)
         return share
 
 
 def cheapest(options: Mapping[str, Sequence[Option]], budget: Budget) -> dict[str, int]:
     """Number of the option of each part that takes least of the budget; ties by error."""
-    whole = budget.whole
     return {
         part: min(
             range(len(of_part)),
             key=lambda n, of_part=of_part: (  # type: ignore[misc]
-                budget.share(of_part[n].cost, whole),
+                budget.share(of_part[n].cost),
                 of_part[n].error,
             ),
         )
@@ -120,13 +103,18 @@ def cheapest(options: Mapping[str, Sequence[Option]], budget: Budget) -> dict[st
     }
 
 
+def total_cost(options: Mapping[str, Sequence[Option]], chosen: Mapping[str, int]) -> Cost:
+    """What the chosen option of each part costs, all together."""
+    return sum((options[part][number].cost for part, number in chosen.items()), Cost())
+
+
 def choose(
     options: Mapping[str, Sequence[Option]], fixed: Cost, budget: Budget
 ) -> dict[str, int] | None:
-    """An option for each part, of little error together, within a budget.
+    """The option for each part that leave the least error together, within a budget.
 
-    Starts at the cheapest options and always takes the step that removes most error for the share
-    of the free budget that it takes, to any other option of a part, as long as one fits.
+    A knapsack problem of multiple choice with up to three limits, which HiGHS (Huangfu and Hall
+    2018) solves as an integer programme, to `GAP` of the least error.
 
     Args:
         options: of each part, at least one.
@@ -134,35 +122,32 @@ def choose(
         budget: of all together.
 
     Returns:
-        Part to the number of its option, or None where even the cheapest do not fit.
+        Part to the number of its option, or None where no choice fits.
     """
-    chosen = cheapest(options, budget)
-    worthwhile = {part: _not_dominated(of_part) for part, of_part in options.items()}
-    cost = fixed
-    for part, number in chosen.items():
-        cost += options[part][number].cost
-    if not budget.allows(cost):
+    offered = [
+        (part, number) for part, of_part in options.items() for number in _not_dominated(of_part)
+    ]
+    errors = np.array([options[part][number].error for part, number in offered])
+    costs = np.array([astuple(options[part][number].cost) for part, number in offered])
+    parts = np.array([part for part, _ in offered])
+    constraints = [LinearConstraint([parts == part for part in options], 1, 1)]
+    for limit, rest, of_options in zip(astuple(budget), astuple(fixed), costs.T, strict=True):
+        if limit is not None:
+            # The solver's tolerance is absolute: in millionths of the limit it is next to nothing.
+            unit = limit / 1e6
+            constraints.append(LinearConstraint(of_options / unit, ub=(limit - rest) / unit))
+    found = milp(
+        errors,
+        integrality=np.ones(len(offered)),
+        bounds=Bounds(0, 1),
+        constraints=constraints,
+        options={"mip_rel_gap": GAP},
+    )
+    if found.x is None:
         return None
-    free = budget.whole - cost
-    while True:
-        best: tuple[float, str, int] | None = None
-        for part, number in chosen.items():
-            now = options[part][number]
-            for other in worthwhile[part]:
-                option = options[part][other]
-                step, gain = option.cost - now.cost, now.error - option.error
-                if gain <= 0 or not budget.allows(cost + step):
-                    continue
-                share = budget.share(step, free)
-                # A step that is better and no dearer comes first.
-                worth = gain / share if share > 0 else float("inf")
-                if best is None or worth > best[0]:
-                    best = worth, part, other
-        if best is None:
-            return chosen
-        _, part, other = best
-        cost += options[part][other].cost - options[part][chosen[part]].cost
-        chosen[part] = other
+    return {
+        part: number for (part, number), take in zip(offered, found.x, strict=True) if take > 0.5
+    }
 
 
 def _not_dominated(options: Sequence[Option]) -> list[int]:

@@ -3,6 +3,13 @@
 from bipft_compress.counting.memory import count_memory
 from bipft_compress.counting.operations import count_operations
 from bipft_compress.counting.papers import papers_convention
-from bipft_compress.counting.shapes import ModelShape, read_shape
+from bipft_compress.counting.shapes import ModelShape, read_layers, read_shape
 
-__all__ = ["ModelShape", "count_memory", "count_operations", "papers_convention", "read_shape"]
+__all__ = [
+    "ModelShape",
+    "count_memory",
+    "count_operations",
+    "papers_convention",
+    "read_layers",
+    "read_shape",
+]

@@ -176,18 +176,21 @@ def read_shape(model: PreTrainedModel, encoder: Encoder, batch: int, length: int
     Raises:
         UnsupportedModelError: the model does not run on token ids alone.
     """
-    calls = Counter(encoder.calls)
     tables, outside = read_surroundings(model, encoder, batch, length)
     return ModelShape(
         batch=batch,
         length=length,
         tables=tables,
-        layers=tuple(
-            _layer(model, layer, calls[number]) for number, layer in enumerate(encoder.layers)
-        ),
+        layers=read_layers(model, encoder),
         outside=outside,
         readout=_readout(model, encoder, batch, length),
     )
+
+
+def read_layers(model: PreTrainedModel, encoder: Encoder) -> tuple[LayerShape, ...]:
+    """The shapes of a swapped model's layers; only names and shapes are read."""
+    calls = Counter(encoder.calls)
+    return tuple(_layer(model, layer, calls[number]) for number, layer in enumerate(encoder.layers))
 
 
 def _readout(
