@@ -40,7 +40,8 @@ def main() -> None:
     recipe = recipe.model_copy(
         update={
             "initialisation": recipe.initialisation.model_copy(update=start),
-            "readout": recipe.readout.model_copy(update={"tokens": arguments.tokens}),
+            "words": recipe.words.model_copy(update={"steps": 0}),
+            "readout": recipe.readout.model_copy(update={"tokens": arguments.tokens, "steps": 0}),
         }
     )
     allocator = Allocator(model, tokenizer, recipe, arguments.calibration)

@@ -6,7 +6,9 @@ back; DistributedDataParallel then takes the mean, which leaves that of one proc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -17,9 +19,23 @@ from torch.nn import functional as F
 _T = TypeVar("_T")
 
 
+_alone = ContextVar("alone", default=False)
+
+
 def is_alone() -> bool:
     """Whether there is no other process to exchange tensors with."""
-    return not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+    others = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _alone.get() or not others
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While it is open, nothing is exchanged: for what all processes do alike."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 class _Sum(torch.autograd.Function):

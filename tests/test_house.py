@@ -10,10 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "bipft_compress"
 
 ORDER = (
-    "plugin", "errors", "processes", "sources", "files", "device", "collectives", "provenance",
-    "spec", "nn", "adapters", "families", "loading", "recipe", "structure", "storage", "runtime",
-    "checkpoint", "quantizer", "text", "fitting", "tasks", "training", "counting", "allocation",
-    "reporting", "benchmarking", "jobs", "cli", "demo",
+    "plugin", "errors", "processes", "sources", "files", "device", "collectives", "losses",
+    "provenance", "spec", "nn", "adapters", "families", "loading", "recipe", "structure",
+    "storage", "runtime", "checkpoint", "quantizer", "text", "fitting", "tasks", "training",
+    "counting", "allocation", "reporting", "benchmarking", "jobs", "cli", "demo",
 )  # fmt: skip
 """Each may import those before it, and none of those behind."""
 

@@ -260,11 +260,14 @@ class Allocator:
 
     def _with_bits(self, chosen: dict[str, int]) -> Recipe:
         modules: dict[str, Precision] = {}
-        embeddings = self.recipe.embeddings
+        embeddings, words = self.recipe.embeddings, self.recipe.words
         for part in self.parts:
             choice = part.choices[chosen[part.name]]
             if part.kind == "embedding":
                 embeddings = embeddings.model_copy(update={"bits": choice.weights})
+                if choice.weights > 1:
+                    # Layers of several bits do best with words as near the original's as can be.
+                    words = words.model_copy(update={"steps": 0})
             elif part.kind == "attention":
                 modules[part.name] = Precision.model_validate(
                     {"activations": choice.activations, "key_values": choice.activations}
@@ -278,7 +281,9 @@ class Allocator:
                         "rank": choice.rank,
                     }
                 )
-        return self.recipe.model_copy(update={"modules": modules, "embeddings": embeddings})
+        return self.recipe.model_copy(
+            update={"modules": modules, "embeddings": embeddings, "words": words}
+        )
 
     def _swapped(self, recipe: Recipe) -> tuple[PreTrainedModel, Encoder]:
         """The structure of the compressed model, without numbers."""

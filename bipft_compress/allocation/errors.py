@@ -76,11 +76,8 @@ def linear_errors(
         estimates.read(values)
         for weight_bits, of_rows in codes.items():
             scale = least_squares_scale(of_rows, yb, bb)
-            left = (m.yy.float() - scale * (yb * of_rows).sum(1)).clamp_min(0)
-            yield Choice(weight_bits, bits, dynamic_scale), list(left.split(widths))
-            for rank, gain in estimates.gains(scale.unsqueeze(1) * of_rows):
-                rest = (left - gain).clamp_min(0)
-                yield Choice(weight_bits, bits, dynamic_scale, rank), list(rest.split(widths))
+            for rank, error in estimates.errors(scale.unsqueeze(1) * of_rows):
+                yield Choice(weight_bits, bits, dynamic_scale, rank), list(error.split(widths))
 
 
 def _code_values(s: Tensor, bits: int, dynamic_scale: DynamicScale) -> Tensor:

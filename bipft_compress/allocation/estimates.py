@@ -1,4 +1,4 @@
-"""What low-rank estimators take off the error of linear layers, on text they were not fitted to."""
+"""The error of linear layers with low-rank estimators, on text that these were not fitted to."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Estimates:
     """Estimators of linear layers that read one input, for one code of it after the other.
 
     A regression on hundreds of inputs explains part of whatever it is fitted to. So they are fitted
-    to every other token, as `fitting.regression.reduced_rank_regression` does, and what they
-    explain is counted on the rest.
+    to every other token, as `fitting.regression.reduced_rank_regression` does, and errors are those
+    of the rest.
 
     Args:
         x: the layers' input, centred, (tokens, in).
@@ -41,39 +41,40 @@ class Estimates:
         self._zy = self._z[::2].T @ self._y[::2] / len(fitted)
 
     def read(self, values: Tensor) -> None:
-        """Take the values of codes of the input, (tokens, in), for the `gains` that follow."""
+        """Take the values of codes of the input, (tokens, in), for the `errors` that follow."""
         self._values = values - values.mean(0)
         fitted = self._values[::2]
         self._zb = self._z[::2].T @ fitted / len(fitted)
 
-    def gains(self, weight: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """What estimators of each rank take off the mean squared errors of layers.
+    def errors(self, weight: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Mean squared errors of layers with no estimator, and with one of each rank.
 
         Args:
             weight: what their outputs are of the values, (out, in).
 
         Yields:
-            A rank of `RANKS`, and the part of each output, (out,); less than 0 where it does harm.
+            A rank, 0 first, and the error of each output, (out,).
         """
         z, b, y = (part[1::2] for part in (self._z, self._values, self._y))
+        left = y - b @ weight.T
+        error = left.square().mean(0)
+        yield 0, error
         gains: list[list[Tensor]] = [[] for _ in self._ranks]
-        for wanted, explained, of_layer in zip(
-            y.split(self._widths, 1),
+        for rest, explained in zip(
+            left.split(self._widths, 1),
             (self._zy - self._zb @ weight.T).split(self._widths, 1),
-            weight.split(self._widths),
             strict=True,
         ):
             up, down = _leading(explained, max(self._ranks))
             read = z @ down
             # Covariance of what is left with what the estimators read, and of the latter.
-            left = (wanted.T @ read - of_layer @ (b.T @ read)) / len(z)
-            own = read.T @ read / len(z)
+            wanted, own = rest.T @ read / len(z), read.T @ read / len(z)
             for rank, of_rank in zip(self._ranks, gains, strict=True):
                 some = up[:, :rank]
-                gain = 2 * some * left[:, :rank] - (some @ own[:rank, :rank]) * some
+                gain = 2 * some * wanted[:, :rank] - (some @ own[:rank, :rank]) * some
                 of_rank.append(gain.sum(1))
         for rank, of_rank in zip(self._ranks, gains, strict=True):
-            yield rank, torch.cat(of_rank)
+            yield rank, (error - torch.cat(of_rank)).clamp_min(0)
 
 
 def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -42,10 +42,13 @@ class CalibrationText(NamedTuple):
     readout: list[list[int]]
     """What the readout is fitted to: no sequence that the layers were fitted to, where the text
     has others, for what the layers were fitted to they do better than other texts."""
+    words: list[list[int]] = []
+    """What the word embeddings are trained on, where their recipe asks for it: the text that the
+    readout was not fitted to, for the same reason."""
 
     def frequencies(self, vocabulary: int) -> Tensor:
         """Of each word of a vocabulary: see `token_frequencies`."""
-        return token_frequencies([*self.layers, *self.readout], vocabulary)
+        return token_frequencies(itertools.chain(*self), vocabulary)
 
 
 def calibration_text(
@@ -74,7 +77,9 @@ def calibration_text(
     wanted, longest = recipe.initialisation, max_sequence_length(model.config)
     layers: list[list[int]] = []
     readout: list[list[int]] = []
-    of_layers = of_readout = 0
+    words: list[list[int]] = []
+    of_layers = of_readout = of_words = 0
+    for_words = recipe.words.tokens if recipe.words.steps else 0
     documents = iter(read_documents(corpus))
     for number, document in enumerate(documents):
         packed, turn = number % PACKED_EVERY == 0, number // PACKED_EVERY
@@ -84,13 +89,20 @@ def calibration_text(
             length = max(length >> (turn % HALVINGS), SHORTEST)
         sequences = _cut([document], tokenizer, length, packed=packed)
         tokens = sum(map(len, sequences))
-        if enough:
+        if enough and of_readout >= recipe.readout.tokens:
+            words += sequences
+            of_words += tokens
+        elif enough:
             readout += sequences
             of_readout += tokens
         else:
             layers += sequences
             of_layers += tokens
-        if of_layers >= wanted.calibration_tokens and of_readout >= recipe.readout.tokens:
+        if (
+            of_layers >= wanted.calibration_tokens
+            and of_readout >= recipe.readout.tokens
+            and of_words >= for_words
+        ):
             break
     if not layers:
         raise CorpusError(
@@ -101,12 +113,12 @@ def calibration_text(
         readout += layers
     # Beyond what is fitted, words are only counted.
     for some in chunks(documents, COUNTED_TOGETHER):
-        if of_layers + of_readout >= frequency_tokens:
+        if of_layers + of_readout + of_words >= frequency_tokens:
             break
         sequences = _cut(some, tokenizer, longest, packed=False)
         readout += sequences
         of_readout += sum(map(len, sequences))
-    return CalibrationText(layers, readout)
+    return CalibrationText(layers, readout, words)
 
 
 def first_tokens(sequences: list[list[int]], tokens: int) -> list[list[int]]:

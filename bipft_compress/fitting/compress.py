@@ -20,6 +20,7 @@ from bipft_compress.fitting.calibration import CalibrationText, calibration_text
 from bipft_compress.fitting.embedding import fit_embedding
 from bipft_compress.fitting.initialise import initialise
 from bipft_compress.fitting.readout import fit_importance, fit_readout
+from bipft_compress.fitting.words import train_words
 from bipft_compress.nn import CompressedEmbedding, Readout
 from bipft_compress.recipe import Recipe
 from bipft_compress.storage.plan import round_to_stored
@@ -118,9 +119,12 @@ def compress_on(
         readout = get_module(student, encoder.readout)
         assert isinstance(readout, Readout)
         fit_importance(readout, frequencies)
+    teacher = teacher_of(model)
+    if recipe.words.steps:
+        own = first_tokens(text.words or text.readout, recipe.words.tokens)
+        train_words(student, teacher, encoder, own, recipe, seed)
     fitted = first_tokens(text.layers, choices.calibration_tokens)
     _check_ranks(recipe, sum(map(len, fitted)))
-    teacher = teacher_of(model)
     errors = initialise(
         student,
         teacher,
@@ -131,8 +135,7 @@ def compress_on(
     )
     round_to_stored(student, encoder, recipe)
     texts = first_tokens(text.readout, recipe.readout.tokens)
-    first_token = recipe.readout.pooling == "first"
-    knowledge = fit_readout(student.eval(), teacher, encoder, texts, first_token=first_token)
+    knowledge = fit_readout(student.eval(), teacher, encoder, texts, recipe, seed)
     round_to_stored(student, encoder, recipe)
     record = Record(recipe, str(model.config.name_or_path), decisions, errors, knowledge)
     attach(student, record, "training")

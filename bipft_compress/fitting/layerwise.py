@@ -68,6 +68,23 @@ def _inputs(module: nn.Module, run: Callable[[], Any]) -> tuple[Any, ...]:
     return seen[0]
 
 
+def first_hidden(
+    model: PreTrainedModel, encoder: Encoder, input_ids: Tensor, mask: Tensor
+) -> Tensor:
+    """What the first layer of `model` reads, (batch, length, hidden); no layer runs.
+
+    Args:
+        model: with blocks.
+        encoder: its parts.
+        input_ids: (batch, length).
+        mask: (batch, length), true or 1 at real tokens.
+    """
+    block = get_module(model, encoder.layers[encoder.calls[0]].block)
+    hidden: Tensor
+    hidden, *_ = _inputs(block, lambda: model.base_model(input_ids, attention_mask=mask))
+    return hidden
+
+
 @contextmanager
 def _passing(block: nn.Module) -> Iterator[None]:
     """While it is open, `block` returns its input."""

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from bipft_compress.families import Encoder, get_module
 from bipft_compress.fitting.moments import exact
 from bipft_compress.fitting.regression import reduced_rank_regression, ridge_regression
+from bipft_compress.fitting.sentences import HELD_OUT, held_out, train_embeddings
 from bipft_compress.nn import Readout, set_values
 from bipft_compress.nn.readout import embeddings_of, summary
+from bipft_compress.recipe import Recipe
 from bipft_compress.storage.bits import pack_fields
 from bipft_compress.structure.knowledge import Knowledge
 from bipft_compress.text.batches import calibration_batches
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger("bipft_compress")
-
-HELD_OUT = 10
-"""Of so many texts one chooses the ridge, and is measured on."""
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Those that are tried, relative to the mean variance of what is read."""
@@ -65,20 +64,23 @@ def fit_readout(
     teacher: PreTrainedModel,
     encoder: Encoder,
     sequences: Iterable[list[int]],
-    *,
-    first_token: bool = False,
+    recipe: Recipe = Recipe(),  # noqa: B008 - it cannot be changed
+    seed: int = 0,
 ) -> Knowledge:
     """Fit the readout of `student`, where it has one, to the embeddings of `teacher`.
 
-    The ridge is the one that leaves least error on texts that were not fitted to. A readout that
-    leaves them no better than without one stays at zero.
+    In closed form, by the ridge that leaves least error on texts that were not fitted to; a readout
+    that leaves them no better than without one stays at zero. Then by steps of gradient descent,
+    which see no model any more: least squares brings each embedding near to the original's, the
+    sentence terms of the objective bring their similarities near.
 
     Args:
         student: binary, all else of it as it will be; what its readout was does not count.
         teacher: its full-precision original.
         encoder: the parts of `student`.
         sequences: token ids of texts; best none that the student itself was fitted to.
-        first_token: a text's embedding is that of its first token, not the mean of all.
+        recipe: its sections `readout` and `objective` count.
+        seed: of the order of the texts in the descent.
 
     Returns:
         What each layer knows; nothing of fewer than `HELD_OUT` texts.
@@ -90,21 +92,29 @@ def fit_readout(
         readout = module
         _clear(readout)
     batches = calibration_batches(sequences, BATCH_TOKENS)
+    first_token = recipe.readout.pooling == "first"
     own, wanted = (read_texts(each, batches, readout, first_token) for each in (student, teacher))
     if len(wanted.embeddings) < HELD_OUT:
         logger.info("readout left at zero: it needs %d texts or more", HELD_OUT)
         return Knowledge()
-    held_out = _held_out(len(wanted.embeddings))
-    given = own.embeddings[held_out]
+    left_out = held_out(len(wanted.embeddings))
+    given = own.embeddings[left_out]
     if readout is not None:
         missing = wanted.embeddings - own.embeddings
-        if _fit(readout, _features(readout, own), missing):
+        features = _features(readout, own)
+        if _fit(readout, features, missing):
+            if recipe.readout.steps:
+                lengths = [batch.shape[1] for batch in batches for _ in batch]
+                _descend(
+                    readout, features, own.embeddings, wanted.embeddings, lengths, recipe, seed
+                )
             with torch.no_grad():
-                given = given + readout.correction(_features(readout, own)[held_out])
+                read = features[left_out].to(readout.up.weight.device)
+                given = given + readout.correction(read).to(given)
     return Knowledge(
         full_precision=_cosines(wanted.states, wanted.embeddings),
         compressed=_cosines(own.states, wanted.embeddings),
-        embedding=float(F.cosine_similarity(given, wanted.embeddings[held_out]).mean()),
+        embedding=float(F.cosine_similarity(given, wanted.embeddings[left_out]).mean()),
     )
 
 
@@ -132,11 +142,6 @@ def read_texts(
     return Texts(torch.cat(states), torch.cat(embeddings))
 
 
-def _held_out(texts: int) -> Tensor:
-    # Texts come sorted by length: some of every length are left out.
-    return torch.arange(texts) % HELD_OUT == HELD_OUT - 1
-
-
 def _features(readout: Readout, texts: Texts) -> Tensor:
     return texts.states[:, readout.layers].flatten(1)
 
@@ -149,15 +154,36 @@ def _clear(readout: Readout) -> None:
 
 def _fit(readout: Readout, features: Tensor, missing: Tensor) -> bool:
     """Fit what is missing; whether that leaves less on texts that were held out."""
-    held_out = _held_out(len(features))
+    left_out = held_out(len(features))
     fit, left = _best_map(features, missing, readout.rank)
-    if left >= float(missing[held_out].square().sum()):
+    if left >= float(missing[left_out].square().sum()):
         logger.info("readout left at zero: %d texts are too few for its rank", len(features))
         return False
     # Those held out stay so: what is said of the readout is measured on them.
     assert fit.down is not None
-    _store(readout, fit.down, exact(features[~held_out]), exact(missing[~held_out]))
+    _store(readout, fit.down, exact(features[~left_out]), exact(missing[~left_out]))
     return True
+
+
+def _descend(
+    readout: Readout,
+    features: Tensor,
+    own: Tensor,
+    wanted: Tensor,
+    lengths: Sequence[int],
+    recipe: Recipe,
+    seed: int,
+) -> None:
+    """Train the readout on what it reads of texts, their embeddings without it and those wanted."""
+    device = readout.up.weight.device
+
+    def embeddings(numbers: Tensor) -> Tensor:
+        return own[numbers].to(device) + readout.correction(features[numbers].to(device))
+
+    train_embeddings(
+        readout, embeddings, wanted, recipe.objective, lengths=lengths, steps=recipe.readout.steps,
+        learning_rate=recipe.readout.learning_rate, name="readout", seed=seed,
+    )  # fmt: skip
 
 
 class _Map(NamedTuple):
@@ -182,14 +208,14 @@ def _best_map(x: Tensor, y: Tensor, rank: int | None = None) -> tuple[_Map, floa
     Returns:
         The map, and the squared error that it leaves of those held out.
     """
-    held_out = _held_out(len(x))
+    left_out = held_out(len(x))
     x, y = exact(x), exact(y)
-    maps = _regress(x[~held_out], y[~held_out], RIDGES, rank)
-    left = [(fit, float((y[held_out] - fit(x[held_out])).square().sum())) for fit in maps]
+    maps = regress(x[~left_out], y[~left_out], RIDGES, rank)
+    left = [(fit, float((y[left_out] - fit(x[left_out])).square().sum())) for fit in maps]
     return min(left, key=lambda pair: pair[1])
 
 
-def _regress(
+def regress(
     x: Tensor, y: Tensor, ridges: Sequence[float], rank: int | None = None
 ) -> Iterator[_Map]:
     """The map of least squared error with each of some ridges."""
@@ -211,7 +237,7 @@ def _store(readout: Readout, down: Tensor, features: Tensor, missing: Tensor) ->
     set_values(readout.down, "weight", down)
     read = features @ exact(readout.down.weight).T
     # Rounding `down` adds noise to what `up` reads: where that is most of it, a ridge keeps it out.
-    (fit,) = _regress(read, missing, (min(RIDGES),))
+    (fit,) = regress(read, missing, (min(RIDGES),))
     set_values(readout.up, "weight", fit.up)
     bias = missing.mean(0) - exact(readout.up.weight) @ read.mean(0)
     readout.up.bias.copy_(bias)
@@ -219,11 +245,11 @@ def _store(readout: Readout, down: Tensor, features: Tensor, missing: Tensor) ->
 
 def _cosines(states: Tensor, wanted: Tensor) -> list[float]:
     """Of each layer, the best linear map's embeddings with those wanted, mean of texts held out."""
-    held_out = _held_out(len(states))
-    target = exact(wanted[held_out])
+    left_out = held_out(len(states))
+    target = exact(wanted[left_out])
     values = []
     for layer in states.unbind(1):
         best, _ = _best_map(layer, wanted)
-        read = best(exact(layer[held_out]))
+        read = best(exact(layer[left_out]))
         values.append(float(F.cosine_similarity(read, target).mean()))
     return values

@@ -82,8 +82,9 @@ def explore(
                 "initialisation": recipe.initialisation.model_copy(
                     update={"calibration_tokens": EXPLORED_TOKENS, "layer_epochs": 0}
                 ),
+                "words": recipe.words.model_copy(update={"steps": 0}),
                 "readout": recipe.readout.model_copy(
-                    update={"tokens": READ_TOKENS, "sequence_length": READ_LENGTH}
+                    update={"tokens": READ_TOKENS, "sequence_length": READ_LENGTH, "steps": 0}
                 ),
             }
         )

@@ -132,10 +132,11 @@ def _finish(
     """Fit the readout to what training made, and round all to what a packed artefact stores."""
     encoder, tokens = describe(student), recipe.readout.tokens
     round_to_stored(student, encoder, recipe)
-    text = calibration_text(tokenizer, recipe, corpus, student, frequency_tokens=0)
+    # The words are trained at the start alone: no text is read for them.
+    wanted = recipe.model_copy(update={"words": recipe.words.model_copy(update={"steps": 0})})
+    text = calibration_text(tokenizer, wanted, corpus, student, frequency_tokens=0)
     texts = first_tokens(text.readout, tokens)
-    first_token = recipe.readout.pooling == "first"
-    knowledge = fit_readout(student.eval(), teacher.eval(), encoder, texts, first_token=first_token)
+    knowledge = fit_readout(student.eval(), teacher.eval(), encoder, texts, recipe)
     round_to_stored(student, encoder, recipe)
     return knowledge
 

@@ -5,11 +5,13 @@ from bipft_compress.recipe.sections import (
     Activations,
     Finetuning,
     Initialisation,
+    Objective,
     Precision,
     Stage,
     TaskObjective,
     Terms,
     Text,
+    Words,
 )
 
 __all__ = [
@@ -17,11 +19,13 @@ __all__ = [
     "Activations",
     "Finetuning",
     "Initialisation",
+    "Objective",
     "Precision",
     "Recipe",
     "Stage",
     "TaskObjective",
     "Terms",
     "Text",
+    "Words",
     "shipped_recipes",
 ]

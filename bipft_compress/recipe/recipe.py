@@ -25,6 +25,7 @@ from bipft_compress.recipe.sections import (
     Text,
     TrainingArgumentValues,
     Weights,
+    Words,
 )
 from bipft_compress.spec import DynamicScale
 
@@ -56,6 +57,7 @@ class Recipe(Section):
     embeddings: Embeddings = Embeddings()
     kept: Kept = Kept()
     estimators: Estimators = Estimators()
+    words: Words = Words()
     readout: Readout = Readout()
     modules: dict[str, Precision] = Field(
         default_factory=dict,
@@ -113,6 +115,18 @@ class Recipe(Section):
             chosen.dynamic_scale or self.activations.dynamic_scale,
             self.estimators.ranks().get(kind or "", 0) if chosen.rank is None else chosen.rank,
         )
+
+    @model_validator(mode="after")
+    def _sentence_terms_where_they_train(self) -> Self:
+        if self.words.steps and self.embeddings.code == "full":
+            raise ValueError("words.steps trains a code: set it to 0 where embeddings.code is full")
+        terms = self.objective.sentence_cosine or self.objective.sentence_similarity
+        for name, steps in (("words", self.words.steps), ("readout", self.readout.steps)):
+            if steps and not terms:
+                raise ValueError(
+                    f"{name}.steps needs sentence_cosine or sentence_similarity in the objective"
+                )
+        return self
 
     @model_validator(mode="after")
     def _shares_leave_a_first_stage(self) -> Self:

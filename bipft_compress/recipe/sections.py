@@ -137,6 +137,16 @@ class Estimators(Section):
         return self.model_dump(exclude={"attention_reads", "bits"})
 
 
+class Words(Section):
+    """The word embeddings as a model by themselves: trained before any layer is fitted to them."""
+
+    steps: int = Field(0, ge=0, description="0 leaves the word embeddings as they are coded.")
+    tokens: int = Field(1048576, ge=1, description="Of the text that they are trained on.")
+    learning_rate: float = Field(
+        5e-4, gt=0, description="Of latent weights; rises at first, then falls to 0."
+    )
+
+
 class Readout(Section):
     """A correction of a text's embedding from the means of its hidden states; once a text."""
 
@@ -157,6 +167,10 @@ class Readout(Section):
     sequence_length: int = Field(
         256, ge=4, description="Longest text that it is fitted to; whole sentences are mixed in."
     )
+    steps: int = Field(
+        0, ge=0, description="Of gradient descent by the objective's sentence terms, after a ridge."
+    )
+    learning_rate: float = Field(5e-4, gt=0, description="Of these steps, over its size / 8.")
 
 
 class Stage(Section):

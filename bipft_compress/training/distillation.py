@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bipft_compress import losses
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import Encoder, get_module, use_blocks
 from bipft_compress.nn.pooling import Pool, mean_pool
 from bipft_compress.recipe import Terms
-from bipft_compress.training import losses
 from bipft_compress.training.heads import at_positions, has_fresh_head, logits_by_head
 from bipft_compress.training.recording import AttentionCall, recording
 

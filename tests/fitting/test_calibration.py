@@ -68,3 +68,18 @@ def test_first_tokens_are_whole_sequences_and_at_least_one():
     assert first_tokens(sequences, 5) == sequences[:2]
     assert first_tokens(sequences, 4) == sequences[:1]
     assert first_tokens(sequences, 1) == sequences[:1]
+
+
+def test_words_are_trained_on_text_that_the_readout_was_not_fitted_to(model, tokenizer):
+    own = recipe(100, 500).model_dump()
+    own |= {
+        "words": {"steps": 5, "tokens": 300},
+        "embeddings": {"code": "sign"},
+        "objective": {"sentence_cosine": 1.0},
+    }
+    text = calibration_text(tokenizer, Recipe.load(own), DOCUMENTS, model, frequency_tokens=0)
+    assert 300 <= sum(map(len, text.words)) < 350
+    assert sum(map(len, text.readout)) < 550
+    own["words"] = {"steps": 0}
+    text = calibration_text(tokenizer, Recipe.load(own), DOCUMENTS, model, frequency_tokens=0)
+    assert text.words == []

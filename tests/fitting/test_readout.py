@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from bipft_compress.families import get_module, teacher_of
-from bipft_compress.fitting.readout import _regress, fit_importance, fit_readout
+from bipft_compress.fitting.readout import fit_importance, fit_readout, regress
+from bipft_compress.losses import sentence_similarity
 from bipft_compress.nn import Readout
 from bipft_compress.nn.pooling import mean_pool
+from bipft_compress.recipe import Recipe
 from bipft_compress.structure.knowledge import Knowledge
 
 FULL = {"embeddings": {"code": "full"}, "kept": {"position_embeddings": 32, "pooler": 32}}
@@ -55,7 +57,7 @@ def test_brings_embeddings_nearer_to_the_original(make_pair, texts, pooling, bit
         teacher_of(pair.teacher),
         pair.encoder,
         texts[:1000],
-        first_token=pooling == "first",
+        Recipe.load({"readout": {"pooling": pooling}}),
     )
     after = (target - _embeddings(pair.student, others, pooling)).square().sum()
     assert after < 0.9 * before
@@ -104,7 +106,7 @@ def test_at_full_rank_it_is_least_squares():
     ones = torch.cat([x, torch.ones(200, 1, dtype=x.dtype)], 1)
     solved = torch.linalg.lstsq(ones, y).solution
     for rank in (None, 5):
-        (fit,) = _regress(x, y, [1e-12], rank)
+        (fit,) = regress(x, y, [1e-12], rank)
         matrix = fit.up if fit.down is None else fit.up @ fit.down
         torch.testing.assert_close(matrix.T, solved[:-1], rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(fit.bias, solved[-1], rtol=1e-6, atol=1e-8)
@@ -122,3 +124,22 @@ def test_padding_changes_nothing(make_pair, texts):
         beside = pair.student(padded, attention_mask=mask).last_hidden_state
     wanted = mean_pool(alone, torch.ones_like(short))
     torch.testing.assert_close(mean_pool(beside, mask), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_descent_brings_similarities_nearer(make_pair, texts):
+    """The closed form knows embeddings one by one; what counts is which are alike."""
+    left = {}
+    for steps in (0, 60):
+        recipe = {
+            "embeddings": {"code": "sign"},
+            "readout": {"rank": 12, "steps": steps},
+            "objective": {"sentence_similarity": 1.0},
+        }
+        pair = make_pair("bert", recipe=recipe)
+        teacher = teacher_of(pair.teacher)
+        fit_readout(pair.student, teacher, pair.encoder, texts[:1000], Recipe.load(recipe))
+        own, wanted = (
+            _embeddings(model, texts[1000:], "mean") for model in (pair.student, pair.teacher)
+        )
+        left[steps] = float(sentence_similarity(own, wanted, 0.05))
+    assert left[60] < 0.95 * left[0]

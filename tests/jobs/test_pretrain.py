@@ -10,13 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bipft_compress import checkpoint, loading
+from bipft_compress import checkpoint, loading, losses
 from bipft_compress.checkpoint.record import WEIGHTS
 from bipft_compress.errors import OutputError, RecipeError, TrainingError
 from bipft_compress.jobs import compress_checkpoint
 from bipft_compress.jobs.pretrain import pretrain
 from bipft_compress.recipe import Recipe
-from bipft_compress.training import losses
 from bipft_compress.training.arguments import training_arguments
 from bipft_compress.training.distillation import Distillation
 
@@ -120,7 +119,7 @@ def test_incomplete_checkpoint_is_passed_over(start, corpus, tmp_path, monkeypat
 def test_loss_that_is_no_number_names_the_last_good_checkpoint(
     start, corpus, tmp_path, monkeypatch
 ):
-    from bipft_compress.training import losses
+    from bipft_compress import losses
 
     real, calls = losses.hidden_state_mse, []
 

@@ -9,13 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bipft_compress import checkpoint, jobs, loading
+from bipft_compress import checkpoint, jobs, loading, losses
 from bipft_compress.checkpoint.identity import checkpoint_identity
 from bipft_compress.errors import CheckpointError
 from bipft_compress.families import describe, get_module
 from bipft_compress.nn.pooling import mean_pool
 from bipft_compress.recipe import Recipe
-from bipft_compress.training import losses
 from bipft_compress.training.distillation import Distillation
 
 LONGEST = 20

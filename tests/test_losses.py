@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from bipft_compress import losses
 from bipft_compress.nn.pooling import mean_pool
-from bipft_compress.training import losses
 
 BATCH, HEADS, LENGTH, DIM = 3, 2, 6, 4
 LENGTHS = (6, 4, 2)
