@@ -1,4 +1,4 @@
-"""Gradient descent by the sentence terms alone, where embeddings cost no pass through the layers."""
+"""Gradient descent by the sentence terms alone, where no layer has to run for an embedding."""
 
 from __future__ import annotations
 

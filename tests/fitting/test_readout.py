@@ -142,4 +142,4 @@ def test_the_descent_brings_similarities_nearer(make_pair, texts):
             _embeddings(model, texts[1000:], "mean") for model in (pair.student, pair.teacher)
         )
         left[steps] = float(sentence_similarity(own, wanted, 0.05))
-    assert left[60] < 0.95 * left[0]
+    assert left[60] < 0.98 * left[0]
