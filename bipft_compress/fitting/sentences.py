@@ -87,6 +87,8 @@ def train_embeddings(
         return sum(float(loss(some)) * len(some) for some in left_out.split(BATCH_TEXTS))
 
     before, start = copy.deepcopy(trained.state_dict()), left()
+    frozen = [parameter for parameter in trained.parameters() if not parameter.requires_grad]
+    trained.requires_grad_(True)
     groups = relative_rates(trained, learning_rate)
     parameters = [parameter for group in groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
@@ -102,6 +104,8 @@ def train_embeddings(
         if step % LOGGED_EVERY == 0:
             logger.info("%s: step %d of %d, loss %.3f", name, step, steps, value.item())
     optimizer.zero_grad(set_to_none=True)
+    for parameter in frozen:  # as pretraining leaves a readout
+        parameter.requires_grad_(False)
     if left() < start:
         return True
     logger.info("%s left as before: %d texts are too few to train on", name, len(wanted))

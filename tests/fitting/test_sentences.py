@@ -37,6 +37,7 @@ def train(
         return float(sentence_cosine(own, wanted) + 2 * near)
 
     before = loss()
+    layer.weight.requires_grad_(not frozen)
     kept = train_embeddings(
         layer, lambda numbers: layer(x[numbers]), x @ goal.T + noise * normal(texts, 8, seed=4),
         OBJECTIVE, lengths=[1 + number // 100 for number in range(texts)], steps=80,
@@ -53,6 +54,13 @@ def test_new_texts_are_nearer_to_what_is_wanted():
 
 def test_it_is_the_same_every_time():
     assert torch.equal(train(700)[1].weight, train(700)[1].weight)
+
+
+def test_what_pretraining_froze_is_trained_and_frozen_again():
+    kept, layer, before, after = train(700, frozen=True)
+    assert kept
+    assert after < 0.7 * before
+    assert [parameter.requires_grad for parameter in layer.parameters()] == [False, True]
 
 
 def test_what_makes_texts_held_out_no_better_is_undone():
