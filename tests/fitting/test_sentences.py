@@ -20,7 +20,7 @@ def normal(*shape: int, seed: int) -> torch.Tensor:
 
 
 def train(
-    texts: int, away: float = 1.0, noise: float = 0.0
+    texts: int, away: float = 1.0, noise: float = 0.0, frozen: bool = False
 ) -> tuple[bool, nn.Linear, float, float]:
     """A map towards another one: whether it was kept, and its loss on new texts before, after."""
     x, goal = normal(texts, 12, seed=0), normal(8, 12, seed=1)
