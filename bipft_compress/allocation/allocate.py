@@ -44,6 +44,7 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         UserError: it does.
     """
+    recipe.check_start()
     if recipe.modules:
         raise UserError(
             f"Recipe {recipe.name} fixes bits by module, and a target chooses them: leave one "

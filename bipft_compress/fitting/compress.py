@@ -88,6 +88,7 @@ def compress(
         CorpusError: the text is missing, empty or not text.
     """
     # Before any text is read: a recipe that does not fit the model should not cost a minute.
+    recipe.check_start()
     swap(on_meta(model), recipe)
     text = calibration_text(tokenizer, recipe, calibration, model)
     return compress_on(model, recipe, text, seed=seed, progress=progress)

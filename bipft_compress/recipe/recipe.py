@@ -116,17 +116,25 @@ class Recipe(Section):
             self.estimators.ranks().get(kind or "", 0) if chosen.rank is None else chosen.rank,
         )
 
-    @model_validator(mode="after")
-    def _sentence_terms_where_they_train(self) -> Self:
+    def check_start(self) -> None:
+        """Refuse steps before pretraining that nothing drives.
+
+        Of a recipe that a start is to be made by: what an artefact keeps of one has no objective.
+
+        Raises:
+            RecipeError: words or the readout are to be trained, and by no term, or in no code.
+        """
         if self.words.steps and self.embeddings.code == "full":
-            raise ValueError("words.steps trains a code: set it to 0 where embeddings.code is full")
+            raise RecipeError(
+                "words.steps trains a code: set it to 0 where embeddings.code is full."
+            )
         terms = self.objective.sentence_cosine or self.objective.sentence_similarity
         for name, steps in (("words", self.words.steps), ("readout", self.readout.steps)):
             if steps and not terms:
-                raise ValueError(
-                    f"{name}.steps needs sentence_cosine or sentence_similarity in the objective"
+                raise RecipeError(
+                    f"{name}.steps needs sentence_cosine or sentence_similarity in the objective: "
+                    "give one a weight, or set the steps to 0."
                 )
-        return self
 
     @model_validator(mode="after")
     def _shares_leave_a_first_stage(self) -> Self:

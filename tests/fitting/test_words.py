@@ -7,6 +7,7 @@ import torch
 
 from bipft_compress.errors import RecipeError
 from bipft_compress.families import get_module, teacher_of
+from bipft_compress.fitting.compress import compress
 from bipft_compress.fitting.layerwise import first_hidden
 from bipft_compress.fitting.readout import fit_importance
 from bipft_compress.fitting.words import train_words
@@ -82,10 +83,14 @@ def test_padding_does_not_count(make_pair):
     torch.testing.assert_close(padded, alone)
 
 
-def test_a_recipe_that_cannot_train_words_is_refused():
-    with pytest.raises(RecipeError, match=r"words\.steps.*full"):
-        Recipe.load(RECIPE | {"words": {"steps": 5}, "embeddings": {"code": "full"}})
-    with pytest.raises(RecipeError, match=r"sentence_cosine or sentence_similarity"):
-        Recipe.load({"words": {"steps": 5}, "embeddings": {"code": "sign"}})
-    with pytest.raises(RecipeError, match=r"readout\.steps needs"):
-        Recipe.load({"readout": {"steps": 5}})
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (RECIPE | {"words": {"steps": 5}, "embeddings": {"code": "full"}}, r"words\.steps.*full"),
+        ({"words": {"steps": 5}}, r"words\.steps needs sentence_cosine or sentence_similarity"),
+        ({"readout": {"steps": 5}}, r"readout\.steps needs sentence_cosine"),
+    ],
+)
+def test_a_recipe_that_cannot_train_is_refused_before_any_text(make_model, values, message):
+    with pytest.raises(RecipeError, match=message):
+        compress(make_model("bert"), None, Recipe.load(values), ["no text"])
