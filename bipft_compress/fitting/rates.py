@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from bipft_compress.nn import BinaryAttention, BinaryLinear, SignEmbedding
@@ -13,6 +14,19 @@ FITTED_RATE = 8.0
 
 SMALLEST = 1e-3
 """Size that a tensor counts as, at least."""
+
+
+def optimiser(
+    groups: list[dict[str, Any]], steps: int, warmup: float
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW whose rates rise over a share of the steps, `warmup`, and then fall to zero.
+
+    No decay: scales and estimators are fitted numbers, and of a latent weight the code counts.
+    """
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    return adam, torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda step: min((step + 1) / (warmup * steps), 1.0) * (1.0 - step / steps)
+    )
 
 
 def latent_weights(module: nn.Module) -> list[nn.Parameter]:

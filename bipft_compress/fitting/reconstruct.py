@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bipft_compress.fitting.layerwise import Call
-from bipft_compress.fitting.rates import relative_rates
+from bipft_compress.fitting.rates import optimiser, relative_rates
 from bipft_compress.recipe import Initialisation
 
 WARMUP = 0.1
@@ -49,12 +49,7 @@ def reconstruct_layer(
     rate = choices.layer_learning_rate * min(1.0, (start / FULL_RATE) ** 0.5)
     groups = relative_rates(layer, rate)
     parameters = [parameter for group in groups for parameter in group["params"]]
-    # No decay: scales and estimators are fitted numbers, and of a latent weight the code counts.
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    steps = choices.layer_epochs * len(examples)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / (WARMUP * steps), 1.0) * (1.0 - step / steps)
-    )
+    optimizer, scheduler = optimiser(groups, choices.layer_epochs * len(examples), WARMUP)
     for epoch in range(choices.layer_epochs):
         order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(epoch))
         for number in order.tolist():

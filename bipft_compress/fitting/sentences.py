@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from bipft_compress.collectives import alone
-from bipft_compress.fitting.rates import relative_rates
+from bipft_compress.fitting.rates import optimiser, relative_rates
 from bipft_compress.losses import sentence_cosine, sentence_similarity
 from bipft_compress.recipe import Objective
 from bipft_compress.text.batches import LengthBatchSampler
@@ -91,8 +90,7 @@ def train_embeddings(
     trained.requires_grad_(True)
     groups = relative_rates(trained, learning_rate)
     parameters = [parameter for group in groups for parameter in group["params"]]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, steps=steps))
+    optimizer, scheduler = optimiser(groups, steps, WARMUP)
     order = _order([lengths[number] for number in used.tolist()], seed)
     for step, numbers in enumerate(islice(order, steps), 1):
         with torch.enable_grad():
@@ -121,7 +119,3 @@ def _order(lengths: Sequence[int], seed: int) -> Iterator[Tensor]:
         sampler.set_epoch(epoch)
         yield from torch.tensor(list(sampler)).split(BATCH_TEXTS)
         epoch += 1
-
-
-def _rate(step: int, steps: int) -> float:
-    return min((step + 1) / (WARMUP * steps), 1.0) * (1.0 - step / steps)

@@ -11,7 +11,6 @@ from bipft_compress.recipe.sections import (
     TaskObjective,
     Terms,
     Text,
-    Words,
 )
 
 __all__ = [
@@ -26,6 +25,5 @@ __all__ = [
     "TaskObjective",
     "Terms",
     "Text",
-    "Words",
     "shipped_recipes",
 ]

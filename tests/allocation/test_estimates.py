@@ -19,6 +19,7 @@ def _gains(low: torch.Tensor, noise: float = 0.5) -> dict[int, float]:
     estimates = Estimates(x - x.mean(0), y, (30, 10), 1e-3)
     estimates.read(values)
     errors = {rank: float(error.sum()) for rank, error in estimates.errors(weight)}
+    assert errors.keys() == {0, *RANKS}
     return {rank: errors[0] - errors[rank] for rank in RANKS}
 
 
