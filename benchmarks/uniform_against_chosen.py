@@ -35,14 +35,13 @@ def main() -> None:
     arguments = parser.parse_args()
     set_up(quiet=True)
     model, tokenizer = loading.load_pretrained(arguments.checkpoint)
-    recipe = Recipe.load("default")
-    start = {"calibration_tokens": arguments.tokens, "layer_epochs": 0}
-    recipe = recipe.model_copy(
-        update={
-            "initialisation": recipe.initialisation.model_copy(update=start),
-            "words": recipe.words.model_copy(update={"steps": 0}),
-            "readout": recipe.readout.model_copy(update={"tokens": arguments.tokens, "steps": 0}),
-        }
+    recipe = (
+        Recipe.load("default")
+        .with_words_as_coded()
+        .changed(
+            initialisation={"calibration_tokens": arguments.tokens, "layer_epochs": 0},
+            readout={"tokens": arguments.tokens, "steps": 0},
+        )
     )
     allocator = Allocator(model, tokenizer, recipe, arguments.calibration)
     sentences = first_sentences(arguments.calibration, COMPARED_SENTENCES)

@@ -88,15 +88,11 @@ class Allocator:
         check_recipe(recipe)
         self._pipeline = pipeline
         self.model, self.length = model, min(length, max_sequence_length(model.config))
-        sign = recipe.embeddings.model_copy(update={"code": "sign", "bits": 1})
-        one = {"bits": 1, "key_value_bits": 1, "dynamic_scale": "none"}
-        self.recipe = recipe.model_copy(
-            update={
-                "weights": recipe.weights.model_copy(update={"bits": 1}),
-                "activations": recipe.activations.model_copy(update=one),
-                "embeddings": sign,
-                "estimators": recipe.estimators.model_copy(update=dict.fromkeys(KINDS, 0)),
-            }
+        self.recipe = recipe.changed(
+            weights={"bits": 1},
+            activations={"bits": 1, "key_value_bits": 1, "dynamic_scale": "none"},
+            embeddings={"code": "sign", "bits": 1},
+            estimators=dict.fromkeys(KINDS, 0),
         )
         self.text = calibration_text(tokenizer, recipe, calibration, model)
         embedding = model.get_input_embeddings()
@@ -261,14 +257,14 @@ class Allocator:
 
     def _with_bits(self, chosen: dict[str, int]) -> Recipe:
         modules: dict[str, Precision] = {}
-        embeddings, words = self.recipe.embeddings, self.recipe.words
+        recipe = self.recipe
         for part in self.parts:
             choice = part.choices[chosen[part.name]]
             if part.kind == "embedding":
-                embeddings = embeddings.model_copy(update={"bits": choice.weights})
+                recipe = recipe.changed(embeddings={"bits": choice.weights})
                 if choice.weights > 1:
                     # Layers of several bits do best with words as near the original's as can be.
-                    words = words.model_copy(update={"steps": 0})
+                    recipe = recipe.with_words_as_coded()
             elif part.kind == "attention":
                 modules[part.name] = Precision.model_validate(
                     {"activations": choice.activations, "key_values": choice.activations}
@@ -282,9 +278,7 @@ class Allocator:
                         "rank": choice.rank,
                     }
                 )
-        return self.recipe.model_copy(
-            update={"modules": modules, "embeddings": embeddings, "words": words}
-        )
+        return recipe.model_copy(update={"modules": modules})
 
     def _swapped(self, recipe: Recipe) -> tuple[PreTrainedModel, Encoder]:
         """The structure of the compressed model, without numbers."""

@@ -17,6 +17,7 @@ from bipft_compress.allocation.errors import (
     linear_errors,
 )
 from bipft_compress.allocation.sensitivity import sensitivities
+from bipft_compress.allocation.shares import ATTENTION, EMBEDDING, error_at_end, left_of_linear
 from bipft_compress.counting.blocks import block_parts
 from bipft_compress.counting.memory import packed
 from bipft_compress.counting.shapes import LayerShape, ModelShape
@@ -29,38 +30,6 @@ from bipft_compress.spec import LinearSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-LEFT = {
-    "embedding": 1.0,
-    "attention": 0.25,
-    "query": 0.1,
-    "key": 0.1,
-    "value": 0.1,
-    "attention_output": 0.35,
-    "ffn_up": 0.15,
-    "ffn_gate": 0.15,
-    "ffn_down": 0.1,
-    "bottleneck": 0.15,
-}
-"""What is left of a module's error at the end, once all behind it is fitted to what arrives.
-
-By kind of module; from starts of all-MiniLM-L6-v2 with other bits in one kind (reports/LOG.md,
-2026-11-27).
-"""
-
-
-def error_at_end(sensitivity: Tensor, error: Tensor, kind: str) -> float:
-    """What an error in a module's output comes to in the last hidden states, normalised.
-
-    Args:
-        sensitivity: see `sensitivities`, (channels,).
-        error: mean squared error, (channels,).
-        kind: of the module; see `LEFT`.
-    """
-    first_order = float((sensitivity * error).sum())
-    # Beyond small errors the first order says too much: nothing is worse than no information.
-    return LEFT[kind] * first_order / (1 + first_order)
 
 
 @dataclass(frozen=True)
@@ -167,7 +136,7 @@ def _embedding(
     for choice, error in embedding_errors(table.detach(), frequencies.to(table.device)):
         size = packed(len(table) * choice.weights, table.shape[1], 1)
         choices.append(choice)
-        options.append(Option(error_at_end(sensitivity, error, "embedding"), Cost(0.0, size)))
+        options.append(Option(EMBEDDING * error_at_end(sensitivity, error), Cost(0.0, size)))
     return Part(path, (path,), "embedding", tuple(choices), tuple(options))
 
 
@@ -210,18 +179,21 @@ class _OneLayer:
                 torch.cat([o[f"block.{linear.name}"].float().flatten(0, -2) for o in self.outputs])
                 for linear in stage
             ]
-            choices, options = [], []
+            at_end: list[dict[Choice, float]] = [{} for _ in stage]
             for choice, errors in linear_errors(x, weights, outputs, damping):  # type: ignore[arg-type]
-                error = sum(
-                    error_at_end(sensitivity[path], own, linear.kind)
-                    for path, own, linear in zip(paths, errors, stage, strict=True)
-                )
-                choices.append(choice)
-                options.append(Option(error, self._cost(stage, choice)))
-            names = tuple(linear.name for linear in stage)
-            yield Part(
-                _pattern(paths), paths, "linear", tuple(choices), tuple(options), self.number, names
+                for path, own, by_choice in zip(paths, errors, at_end, strict=True):
+                    by_choice[choice] = error_at_end(sensitivity[path], own)
+            left = [
+                left_of_linear(linear.kind, by_choice)
+                for linear, by_choice in zip(stage, at_end, strict=True)
+            ]
+            choices = tuple(left[0])
+            options = tuple(
+                Option(sum(own[choice] for own in left), self._cost(stage, choice))
+                for choice in choices
             )
+            names = tuple(linear.name for linear in stage)
+            yield Part(_pattern(paths), paths, "linear", choices, options, self.number, names)
 
     def _cost(self, stage: Sequence[LinearSpec], choice: Choice) -> Cost:
         names = [linear.name for linear in stage]
@@ -244,8 +216,8 @@ class _OneLayer:
         for choice, error in attention_errors(original, samples, damping):
             changed = _with_attention(self.shape.layers[self.number], choice)
             choices.append(choice)
-            at_end = error_at_end(sensitivity, error, "attention")
-            options.append(Option(at_end, Cost(self._operations(changed))))
+            left = ATTENTION * error_at_end(sensitivity, error)
+            options.append(Option(left, Cost(self._operations(changed))))
         path = self.layer.attention
         return Part(path, (path,), "attention", tuple(choices), tuple(options), self.number)
 

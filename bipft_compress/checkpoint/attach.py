@@ -152,7 +152,7 @@ def _without_pooler(model: PreTrainedModel, recipe: Recipe, held: set[str]) -> R
     pooler = describe(model).pooler
     if pooler is None or _inner(f"{pooler}.bias", model) in held:
         return recipe
-    return recipe.model_copy(update={"kept": recipe.kept.model_copy(update={"pooler": 32})})
+    return recipe.changed(kept={"pooler": 32})
 
 
 def complete(

@@ -77,16 +77,9 @@ def explore(
     pairs = None if data is None else SentencePairs.read(data)
     peers = [] if beside is None else read_peers(Path(beside), data)
     with claim_output(out, overwrite, [source, calibration, data]) as target:
-        sketch = recipe.model_copy(
-            update={
-                "initialisation": recipe.initialisation.model_copy(
-                    update={"calibration_tokens": EXPLORED_TOKENS, "layer_epochs": 0}
-                ),
-                "words": recipe.words.model_copy(update={"steps": 0}),
-                "readout": recipe.readout.model_copy(
-                    update={"tokens": READ_TOKENS, "sequence_length": READ_LENGTH, "steps": 0}
-                ),
-            }
+        sketch = recipe.with_words_as_coded().changed(
+            initialisation={"calibration_tokens": EXPLORED_TOKENS, "layer_epochs": 0},
+            readout={"tokens": READ_TOKENS, "sequence_length": READ_LENGTH, "steps": 0},
         )
         logger.info("measuring what the bits of each module are worth")
         original = read_original(source, sketch, choose_device(device))

@@ -89,8 +89,7 @@ def read_original(source: str | Path, recipe: Recipe, device: torch.device) -> O
         longest = int(min(tokenizer.model_max_length, pipeline.max_length or math.inf))
         tokenizer.model_max_length = longest
         if pipeline.first_token:
-            pooled = recipe.readout.model_copy(update={"pooling": "first"})
-            recipe = recipe.model_copy(update={"readout": pooled})
+            recipe = recipe.changed(readout={"pooling": "first"})
         if not recipe.kept.unused:
             model = without_unused(model, longest)
     model.to(device)  # type: ignore[arg-type]

@@ -133,8 +133,8 @@ def _finish(
     encoder, tokens = describe(student), recipe.readout.tokens
     round_to_stored(student, encoder, recipe)
     # The words are trained at the start alone: no text is read for them.
-    wanted = recipe.model_copy(update={"words": recipe.words.model_copy(update={"steps": 0})})
-    text = calibration_text(tokenizer, wanted, corpus, student, frequency_tokens=0)
+    read = recipe.with_words_as_coded()
+    text = calibration_text(tokenizer, read, corpus, student, frequency_tokens=0)
     texts = first_tokens(text.readout, tokens)
     knowledge = fit_readout(student.eval(), teacher.eval(), encoder, texts, recipe)
     round_to_stored(student, encoder, recipe)

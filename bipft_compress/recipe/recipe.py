@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -146,8 +147,7 @@ class Recipe(Section):
         """This recipe at the next precision of its schedule, which is then one stage shorter."""
         stage, *later = self.schedule
         bits = {"bits": stage.bits, "key_value_bits": stage.key_value_bits}
-        activations = self.activations.model_copy(update=bits)
-        return self.model_copy(update={"activations": activations, "schedule": tuple(later)})
+        return self.changed(activations=bits).model_copy(update={"schedule": tuple(later)})
 
     def last_stage(self) -> Self:
         """This recipe at the precision that its schedule ends with."""
@@ -198,6 +198,18 @@ class Recipe(Section):
                 message = f"{where}: {key} = {first['input']!r} is not valid: {first['msg']}."
             raise RecipeError(message) from None
 
+    def changed(self, **sections: Mapping[str, Any]) -> Self:
+        """This recipe with other values in some sections, by key; they are not validated."""
+        update = {
+            name: getattr(self, name).model_copy(update=dict(values))
+            for name, values in sections.items()
+        }
+        return self.model_copy(update=update)
+
+    def with_words_as_coded(self) -> Self:
+        """This recipe without the training of the word embeddings by themselves."""
+        return self.changed(words={"steps": 0, "frozen": False})
+
     def with_rank(self, rank: int | None) -> Self:
         """This recipe with every estimator at `rank`; unchanged for None."""
         if rank is None:
@@ -205,12 +217,11 @@ class Recipe(Section):
         if rank < 0:
             raise RecipeError(f"--rank {rank} is not valid: a rank is 0 or more.")
         ranks = dict.fromkeys(self.estimators.ranks(), rank)
-        estimators = self.estimators.model_copy(update=ranks)
         modules = {
             pattern: precision.model_copy(update={"rank": None})
             for pattern, precision in self.modules.items()
         }
-        return self.model_copy(update={"estimators": estimators, "modules": modules})
+        return self.changed(estimators=ranks).model_copy(update={"modules": modules})
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults included, as YAML that `load` reads back."""

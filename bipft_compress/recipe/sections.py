@@ -145,6 +145,7 @@ class Words(Section):
     learning_rate: float = Field(
         5e-4, gt=0, description="Of latent weights; rises at first, then falls to 0."
     )
+    frozen: bool = Field(False, description="Whether pretraining leaves them as they are.")
 
 
 class Readout(Section):

@@ -75,8 +75,9 @@ def pretrain_model(
     limit = args.max_steps * batch if args.max_steps > 0 else None
     with args.main_process_first():
         dataset = build_dataset(corpus, tokenizer, recipe.text, limit=limit)
+    sections = ("text", "objective", "learning_rates", "training")
     chosen = recipe.model_dump(
-        mode="json", include={"text", "objective", "learning_rates", "training"}
+        mode="json", include={**dict.fromkeys(sections, True), "words": {"frozen"}}
     )
     run = {**(identity or {}), **chosen, "steps": args.max_steps}
     return run_training(
@@ -123,7 +124,7 @@ def prepare(
         without_dropout(part)
     objective = recipe.objective
     distillation = Distillation(student, teacher, describe(student), objective, pool)
-    _freeze_unused(student, recipe)
+    _freeze(student, recipe)
     collator = PretrainingCollator(
         tokenizer,
         masking=objective.masking if objective.mlm else 0.0,
@@ -143,9 +144,14 @@ def _check_length(recipe: Recipe, model: PreTrainedModel) -> None:
         )
 
 
-def _freeze_unused(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Leave alone what no loss term reaches: several processes would wait for its gradients."""
+def _freeze(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Leave alone what the recipe says, and what no loss term reaches.
+
+    Several processes would wait for the gradients of the latter.
+    """
     encoder = describe(model)
+    if recipe.words.frozen:
+        get_module(model, encoder.word_embeddings).requires_grad_(False)
     if not {"mlm", "nsp", "logits"} & recipe.objective.weights().keys():
         for name in head_parameters(model):
             model.get_parameter(name).requires_grad_(False)

@@ -65,6 +65,18 @@ def test_training_lowers_the_loss_and_keeps_the_start(start, corpus, tmp_path):
     assert all(torch.equal(value, weights(start)[name]) for name, value in before.items())
 
 
+def test_frozen_words_stay_as_they_are(start, corpus, tmp_path):
+    recipe = Recipe.load(RECIPE | {"words": {"frozen": True}})
+    pretrain(start, corpus, tmp_path / "frozen", recipe=recipe, steps=4)
+    pretrain(start, corpus, tmp_path / "free", steps=4)
+    before, frozen, free = map(weights, (start, tmp_path / "frozen", tmp_path / "free"))
+    words = {name for name in before if "word_embeddings" in name}
+    assert words
+    assert all(torch.equal(before[name], frozen[name]) for name in words)
+    assert not all(torch.equal(before[name], free[name]) for name in words)
+    assert not all(torch.equal(before[name], frozen[name]) for name in before.keys() - words)
+
+
 SCRIPT = """
 import sys
 from bipft_compress.jobs.pretrain import pretrain

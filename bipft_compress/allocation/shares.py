@@ -1,0 +1,77 @@
+"""What a module's own error comes to at the end of the network, once all behind it is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from bipft_compress.allocation.errors import WEIGHT_BITS, Choice
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What is left at the end of the errors that a kind of linear layer makes.
+
+    Attributes:
+        inputs: of those that its inputs' codes make.
+        weights: of those that its weights' codes add, of which the descent over codes takes most.
+        estimated: whether an estimator takes off more than that descent does without one.
+    """
+
+    inputs: float
+    weights: float
+    estimated: bool = False
+
+
+LINEARS = {
+    "query": Shares(0.12, 0.04),
+    "key": Shares(0.12, 0.04),
+    "value": Shares(0.12, 0.04),
+    "attention_output": Shares(0.42, 0.15),
+    "ffn_up": Shares(0.26, 0.14),
+    "ffn_gate": Shares(0.26, 0.14),
+    "ffn_down": Shares(0.09, 0.19, estimated=True),
+    "bottleneck": Shares(0.26, 0.14),
+}
+"""By kind; from starts of all-MiniLM-L6-v2 with other bits in one kind of module.
+
+See reports/LOG.md, 2026-11-27.
+"""
+
+EMBEDDING = 1.1
+"""What is left of the word embeddings' error."""
+
+ATTENTION = 0.25
+"""What is left of the errors of an attention's codes."""
+
+
+def error_at_end(sensitivity: Tensor, error: Tensor) -> float:
+    """What an error in a module's output comes to in the last hidden states, normalised.
+
+    Args:
+        sensitivity: see `sensitivities`, (channels,).
+        error: mean squared error, (channels,).
+    """
+    first_order = float((sensitivity * error).sum())
+    # Beyond small errors the first order says too much: nothing is worse than no information.
+    return first_order / (1 + first_order)
+
+
+def left_of_linear(kind: str, errors: Mapping[Choice, float]) -> dict[Choice, float]:
+    """What is left at the end of the error of each choice of bits for a linear layer.
+
+    Args:
+        kind: of the layer.
+        errors: see `error_at_end`, by choice: every weight and rank for each input.
+    """
+    shares = LINEARS[kind]
+    finest, highest = max(WEIGHT_BITS), max(choice.rank for choice in errors)
+    left = {}
+    for choice in errors:
+        fitted = choice if shares.estimated else replace(choice, rank=highest)
+        of_inputs = errors[replace(fitted, weights=finest)]
+        of_weights = max(errors[fitted] - of_inputs, 0.0)
+        left[choice] = shares.inputs * of_inputs + shares.weights * of_weights
+    return left
