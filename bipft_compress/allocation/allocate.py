@@ -136,16 +136,24 @@ class Allocator:
         fixed = self._fixed
         if timed:
             fixed += Cost(seconds=self._seconds(self._one_bit))
+        # Parts are not quite independent: a round corrects what the next one holds to be fixed.
+        best: Allocation | None = None
         for _ in range(ROUNDS):
             chosen = choose(options, fixed, budget)
             if chosen is None:
                 break
             recipe, cost = self._counted(chosen, timed=timed)
-            if budget.allows(cost):
-                return self._allocation(recipe, chosen, cost)
-            # Parts are not quite independent: what they cost together is fixed from here on.
-            fixed = fixed.at_least(cost - total_cost(options, chosen))
-        # That may be more than the cheapest choice has to spare.
+            beyond = cost - total_cost(options, chosen)
+            if not budget.allows(cost):
+                fixed += budget.excess(cost)
+                continue
+            found = self._allocation(recipe, chosen, cost)
+            if best is not None and found.error >= best.error:
+                break
+            best, fixed = found, beyond
+        if best is not None:
+            return best
+        # What was held to be fixed may be more than the cheapest choice has to spare.
         chosen = cheapest(options, budget)
         recipe, cost = self._counted(chosen, timed=timed)
         if budget.allows(cost):

@@ -48,10 +48,6 @@ class Cost:
             and self.seconds <= most.seconds
         )
 
-    def at_least(self, other: Cost) -> Cost:
-        """The larger of both, of each."""
-        return Cost(*map(max, astuple(self), astuple(other)))
-
 
 @dataclass(frozen=True)
 class Option:
@@ -81,6 +77,11 @@ class Budget:
             and (self.bytes is None or cost.bytes <= self.bytes)
             and (self.seconds is None or cost.seconds <= self.seconds)
         )
+
+    def excess(self, cost: Cost) -> Cost:
+        """What a cost has beyond the limits."""
+        pairs = zip(astuple(self), astuple(cost), strict=True)
+        return Cost(*(0.0 if limit is None else max(taken - limit, 0.0) for limit, taken in pairs))
 
     def share(self, cost: Cost) -> float:
         """How much of all limits together a cost takes."""
@@ -133,8 +134,8 @@ def choose(
     constraints = [LinearConstraint([parts == part for part in options], 1, 1)]
     for limit, rest, of_options in zip(astuple(budget), astuple(fixed), costs.T, strict=True):
         if limit is not None:
-            # The solver's tolerance is absolute: in millionths of the limit it is next to nothing.
-            unit = limit / 1e6
+            # The solver's tolerance is absolute, 1e-6: of a limit of a thousand it is nothing.
+            unit = limit / 1e3
             constraints.append(LinearConstraint(of_options / unit, ub=(limit - rest) / unit))
     found = milp(
         errors,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bipft_compress.allocation.estimates import Estimates
+from bipft_compress.allocation.sensitivity import by_channel, error_at_end
 from bipft_compress.fitting.attention import AttentionSample, fit_attention
 from bipft_compress.fitting.moments import LinearMoments
 from bipft_compress.fitting.regression import least_squares_scale
@@ -44,8 +45,12 @@ class Choice:
 
 
 def linear_errors(
-    x: Tensor, weights: Sequence[Tensor], outputs: Sequence[Tensor], damping: float
-) -> Iterator[tuple[Choice, list[Tensor]]]:
+    x: Tensor,
+    weights: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    sensitivities: Sequence[Tensor],
+    damping: float,
+) -> Iterator[tuple[Choice, list[float]]]:
     """Errors of linear layers that read the same input, for every choice of bits and rank.
 
     Weights are those of `nearest_codes`, with a least-squares scale a row: what the descents over
@@ -55,14 +60,14 @@ def linear_errors(
         x: their input, (tokens, in).
         weights: of each in full precision, (out, in).
         outputs: of each for `x`, (tokens, out).
+        sensitivities: of each layer's outputs, (out,).
         damping: of the regression of estimators; see `Estimates`.
 
     Yields:
-        A choice, and for each layer the mean squared error of its output channels, (out,).
+        A choice, and what the error of each layer comes to: see `error_at_end`.
     """
     shift, y = x.mean(0), torch.cat(list(outputs), 1)
-    widths = [output.shape[1] for output in outputs]
-    estimates = Estimates(x - shift, y, widths, damping)
+    estimates = Estimates(x - shift, y, sensitivities, damping)
     codes = {
         bits: torch.cat([nearest_codes(weight.detach(), bits)[0] for weight in weights])
         for bits in WEIGHT_BITS
@@ -76,8 +81,8 @@ def linear_errors(
         estimates.read(values)
         for weight_bits, of_rows in codes.items():
             scale = least_squares_scale(of_rows, yb, bb)
-            for rank, error in estimates.errors(scale.unsqueeze(1) * of_rows):
-                yield Choice(weight_bits, bits, dynamic_scale, rank), list(error.split(widths))
+            for rank, of_layers in estimates.errors(scale.unsqueeze(1) * of_rows):
+                yield Choice(weight_bits, bits, dynamic_scale, rank), of_layers
 
 
 def _code_values(s: Tensor, bits: int, dynamic_scale: DynamicScale) -> Tensor:
@@ -89,45 +94,51 @@ def _code_values(s: Tensor, bits: int, dynamic_scale: DynamicScale) -> Tensor:
 
 
 def attention_errors(
-    original: FullAttention, samples: Sequence[AttentionSample], damping: float
-) -> Iterator[tuple[Choice, Tensor]]:
+    original: FullAttention,
+    samples: Sequence[AttentionSample],
+    sensitivity: Tensor,
+    damping: float,
+) -> Iterator[tuple[Choice, float]]:
     """Errors of an attention's context, for every choice of bits of all its codes.
 
     Args:
         original: in full precision.
         samples: what it is called with; student and teacher are the same.
+        sensitivity: of the context, (heads * head_dim,).
         damping: see `fit_attention`.
 
     Yields:
-        A choice, and the mean squared error of each channel, (heads * head_dim,).
+        A choice, and what the context's error comes to: see `error_at_end`.
     """
     for bits in ATTENTION_BITS:
         binary = BinaryAttention(original.spec, bits=bits, key_value_bits=bits)
         binary.to(samples[0].student[0].device).eval()
         fit_attention(binary, original, samples, damping=damping)
-        error, tokens = torch.zeros(()), 0
+        left = []
         for sample in samples:
             arguments = (*sample.student, sample.mask, sample.bias, sample.hidden)
             with torch.no_grad():
-                left = (binary(*arguments) - original(*arguments)).transpose(1, 2).flatten(2)
-            error = error + left.square().sum((0, 1))
-            tokens += sample.tokens
-        yield Choice(bits, bits), error / tokens
+                left.append(by_channel(binary(*arguments) - original(*arguments)))
+        yield Choice(bits, bits), error_at_end(sensitivity, torch.cat(left))
 
 
-def embedding_errors(table: Tensor, frequencies: Tensor) -> Iterator[tuple[Choice, Tensor]]:
+def embedding_errors(
+    table: Tensor, frequencies: Tensor, sensitivity: Tensor
+) -> Iterator[tuple[Choice, float]]:
     """Errors of word embeddings in planes of signs, for each number of bits.
 
     Args:
         table: (num_embeddings, embedding_dim).
         frequencies: of the words, summing to one, (num_embeddings,).
+        sensitivity: of an embedding, (embedding_dim,).
 
     Yields:
-        A choice, and the mean squared error of each channel in text, (embedding_dim,).
+        A choice, and what the error of text comes to.
     """
     read = frequencies > 0
-    rows, share = table[read], frequencies[read].unsqueeze(1)
+    rows, share = table[read], frequencies[read]
     for bits in WEIGHT_BITS:
         coded = SignEmbedding(rows.shape[0], rows.shape[1], bits).to(rows.device)
         coded.initialise(rows)
-        yield Choice(bits, 1), ((coded.weight.detach() - rows).square() * share).sum(0)
+        of_words = (coded.weight.detach() - rows).square() @ sensitivity.to(rows)
+        yield Choice(bits, 1), float((of_words / (1 + of_words)) @ share.to(rows))

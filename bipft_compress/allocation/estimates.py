@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from bipft_compress.allocation.sensitivity import error_at_end
+
 RANKS = (1, 2, 4, 8)
 """Ranks of an estimator that a linear layer may have beside none."""
 
@@ -24,12 +26,15 @@ class Estimates:
     Args:
         x: the layers' input, centred, (tokens, in).
         y: what is wanted of them, side by side, (tokens, out).
-        widths: outputs of each layer.
+        sensitivities: of each layer's outputs, (out,); see `sensitivity.sensitivities`.
         damping: ridge, relative to the mean variance of `x`.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, widths: Sequence[int], damping: float) -> None:
-        self._widths = widths
+    def __init__(
+        self, x: Tensor, y: Tensor, sensitivities: Sequence[Tensor], damping: float
+    ) -> None:
+        self._sensitivities = sensitivities
+        self._widths = widths = list(map(len, sensitivities))
         self._ranks = [rank for rank in RANKS if rank <= min(x.shape[1], *widths)]
         fitted = x[::2]
         covariance = fitted.T @ fitted / len(fitted)
@@ -46,35 +51,30 @@ class Estimates:
         fitted = self._values[::2]
         self._zb = self._z[::2].T @ fitted / len(fitted)
 
-    def errors(self, weight: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Mean squared errors of layers with no estimator, and with one of each rank.
+    def errors(self, weight: Tensor) -> Iterator[tuple[int, list[float]]]:
+        """Errors of layers with no estimator, and with one of each rank.
 
         Args:
             weight: what their outputs are of the values, (out, in).
 
         Yields:
-            A rank, 0 first, and the error of each output, (out,).
+            A rank, 0 first, and what the error of each layer comes to: see `error_at_end`.
         """
         z, b, y = (part[1::2] for part in (self._z, self._values, self._y))
-        left = y - b @ weight.T
-        error = left.square().mean(0)
-        yield 0, error
-        gains: list[list[Tensor]] = [[] for _ in self._ranks]
-        for rest, explained in zip(
-            left.split(self._widths, 1),
-            (self._zy - self._zb @ weight.T).split(self._widths, 1),
-            strict=True,
-        ):
-            up, down = _leading(explained, max(self._ranks))
-            read = z @ down
-            # Covariance of what is left with what the estimators read, and of the latter.
-            wanted, own = rest.T @ read / len(z), read.T @ read / len(z)
-            for rank, of_rank in zip(self._ranks, gains, strict=True):
-                some = up[:, :rank]
-                gain = 2 * some * wanted[:, :rank] - (some @ own[:rank, :rank]) * some
-                of_rank.append(gain.sum(1))
-        for rank, of_rank in zip(self._ranks, gains, strict=True):
-            yield rank, (error - torch.cat(of_rank)).clamp_min(0)
+        left = (y - b @ weight.T).split(self._widths, 1)
+        yield 0, [error_at_end(*pair) for pair in zip(self._sensitivities, left, strict=True)]
+        explained = (self._zy - self._zb @ weight.T).split(self._widths, 1)
+        factors = [_leading(part, max(self._ranks)) for part in explained]
+        for rank in self._ranks:
+            yield (
+                rank,
+                [
+                    error_at_end(sensitivity, rest - (z @ down[:, :rank]) @ up[:, :rank].T)
+                    for sensitivity, rest, (up, down) in zip(
+                        self._sensitivities, left, factors, strict=True
+                    )
+                ],
+            )
 
 
 def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +19,7 @@ from bipft_compress.allocation.errors import (
     linear_errors,
 )
 from bipft_compress.allocation.sensitivity import sensitivities
-from bipft_compress.allocation.shares import ATTENTION, EMBEDDING, error_at_end, left_of_linear
+from bipft_compress.allocation.shares import ATTENTION, EMBEDDING, left_of_linear
 from bipft_compress.counting.blocks import block_parts
 from bipft_compress.counting.memory import packed
 from bipft_compress.counting.shapes import LayerShape, ModelShape
@@ -116,7 +118,26 @@ def measure(
             one = _OneLayer(teacher, layer, shape, number, calls, outputs, recipe.estimators.bits)
             parts += one.linears(sensitivity, damping)
             parts.append(one.attention(sensitivity[layer.attention], damping))
-    return parts
+    return _evened(parts)
+
+
+def _evened(parts: Sequence[Part]) -> list[Part]:
+    """Parts with errors between their own and the mean of the same part in all layers.
+
+    Of one layer, first order is less certain than of all: a choice that trusts it spares where it
+    is wrong.
+    """
+    alike: dict[tuple[object, ...], list[Sequence[Option]]] = {}
+    for part in parts:
+        alike.setdefault((part.kind, part.linears, part.choices), []).append(part.options)
+
+    def evened(part: Part) -> Iterator[Option]:
+        same = alike[part.kind, part.linears, part.choices]
+        for own, of_layers in zip(part.options, zip(*same, strict=True), strict=True):
+            mean = fmean(option.error for option in of_layers)
+            yield replace(own, error=math.sqrt(own.error * mean))
+
+    return [replace(part, options=tuple(evened(part))) for part in parts]
 
 
 def _pattern(paths: Sequence[str]) -> str:
@@ -133,10 +154,11 @@ def _embedding(
     table = get_module(teacher, path).weight
     assert isinstance(table, Tensor)
     choices, options = [], []
-    for choice, error in embedding_errors(table.detach(), frequencies.to(table.device)):
+    shares = frequencies.to(table.device)
+    for choice, error in embedding_errors(table.detach(), shares, sensitivity):
         size = packed(len(table) * choice.weights, table.shape[1], 1)
         choices.append(choice)
-        options.append(Option(EMBEDDING * error_at_end(sensitivity, error), Cost(0.0, size)))
+        options.append(Option(EMBEDDING * error, Cost(0.0, size)))
     return Part(path, (path,), "embedding", tuple(choices), tuple(options))
 
 
@@ -180,16 +202,17 @@ class _OneLayer:
                 for linear in stage
             ]
             at_end: list[dict[Choice, float]] = [{} for _ in stage]
-            for choice, errors in linear_errors(x, weights, outputs, damping):  # type: ignore[arg-type]
-                for path, own, by_choice in zip(paths, errors, at_end, strict=True):
-                    by_choice[choice] = error_at_end(sensitivity[path], own)
+            own = [sensitivity[path] for path in paths]
+            for choice, errors in linear_errors(x, weights, outputs, own, damping):  # type: ignore[arg-type]
+                for error, by_choice in zip(errors, at_end, strict=True):
+                    by_choice[choice] = error
             left = [
                 left_of_linear(linear.kind, by_choice)
                 for linear, by_choice in zip(stage, at_end, strict=True)
             ]
             choices = tuple(left[0])
             options = tuple(
-                Option(sum(own[choice] for own in left), self._cost(stage, choice))
+                Option(sum(of_linear[choice] for of_linear in left), self._cost(stage, choice))
                 for choice in choices
             )
             names = tuple(linear.name for linear in stage)
@@ -213,11 +236,10 @@ class _OneLayer:
         original = get_module(self.teacher, self.layer.attention)
         assert isinstance(original, FullAttention)
         choices, options = [], []
-        for choice, error in attention_errors(original, samples, damping):
+        for choice, error in attention_errors(original, samples, sensitivity, damping):
             changed = _with_attention(self.shape.layers[self.number], choice)
             choices.append(choice)
-            left = ATTENTION * error_at_end(sensitivity, error)
-            options.append(Option(left, Cost(self._operations(changed))))
+            options.append(Option(ATTENTION * error, Cost(self._operations(changed))))
         path = self.layer.attention
         return Part(path, (path,), "attention", tuple(choices), tuple(options), self.number)
 

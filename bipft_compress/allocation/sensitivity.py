@@ -65,6 +65,21 @@ def sensitivities(
     return {path: value / total for path, value in sums.items()}
 
 
+def error_at_end(sensitivity: Tensor, left: Tensor) -> float:
+    """What an error in a module's output comes to in the last hidden states, normalised.
+
+    First order says too much of large errors: nothing is worse than no information. So the error
+    of each token saturates: a few tokens, whose activations are a hundred times those of others,
+    would decide all alone.
+
+    Args:
+        sensitivity: see `sensitivities`, (channels,).
+        left: the error of each token, (tokens, channels).
+    """
+    first_order = left.square() @ sensitivity.to(left)
+    return float((first_order / (1 + first_order)).mean())
+
+
 def by_channel(output: Tensor) -> Tensor:
     """A module's output by token and channel.
 

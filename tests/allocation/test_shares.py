@@ -1,22 +1,12 @@
-"""What an error somewhere comes to at the end: less by kind, and never more than all there is."""
+"""What is left of an error, by kind of module and by what makes it."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 
 from bipft_compress.allocation.errors import Choice
-from bipft_compress.allocation.shares import LINEARS, error_at_end, left_of_linear
+from bipft_compress.allocation.shares import LINEARS, left_of_linear
 from bipft_compress.spec import KINDS
-
-
-def test_small_errors_are_of_first_order_and_large_ones_saturate():
-    sensitivity = torch.tensor([2.0, 0.5])
-    small = error_at_end(sensitivity, torch.tensor([1e-6, 4e-6]))
-    assert small == pytest.approx(4e-6, rel=1e-4)
-    one = error_at_end(sensitivity, torch.tensor([0.5, 0.0]))
-    assert one == pytest.approx(0.5)
-    assert error_at_end(sensitivity, torch.tensor([1e9, 0.0])) <= 1
 
 
 def test_every_kind_of_linear_layer_has_its_shares():
