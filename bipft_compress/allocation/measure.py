@@ -19,7 +19,7 @@ from bipft_compress.allocation.errors import (
     linear_errors,
 )
 from bipft_compress.allocation.sensitivity import sensitivities
-from bipft_compress.allocation.shares import ATTENTION, EMBEDDING, left_of_linear
+from bipft_compress.allocation.shares import LEFT, left_of_linear
 from bipft_compress.counting.blocks import block_parts
 from bipft_compress.counting.memory import packed
 from bipft_compress.counting.shapes import LayerShape, ModelShape
@@ -124,8 +124,8 @@ def measure(
 def _evened(parts: Sequence[Part]) -> list[Part]:
     """Parts with errors between their own and the mean of the same part in all layers.
 
-    Of one layer, first order is less certain than of all: a choice that trusts it spares where it
-    is wrong.
+    To first order, what one layer's error comes to is less certain than what a kind's does: a choice
+    that trusts it takes bits away where it is wrong.
     """
     alike: dict[tuple[object, ...], list[Sequence[Option]]] = {}
     for part in parts:
@@ -158,7 +158,7 @@ def _embedding(
     for choice, error in embedding_errors(table.detach(), shares, sensitivity):
         size = packed(len(table) * choice.weights, table.shape[1], 1)
         choices.append(choice)
-        options.append(Option(EMBEDDING * error, Cost(0.0, size)))
+        options.append(Option(LEFT["embedding"] * error, Cost(0.0, size)))
     return Part(path, (path,), "embedding", tuple(choices), tuple(options))
 
 
@@ -239,7 +239,7 @@ class _OneLayer:
         for choice, error in attention_errors(original, samples, sensitivity, damping):
             changed = _with_attention(self.shape.layers[self.number], choice)
             choices.append(choice)
-            options.append(Option(ATTENTION * error, Cost(self._operations(changed))))
+            options.append(Option(LEFT["attention"] * error, Cost(self._operations(changed))))
         path = self.layer.attention
         return Part(path, (path,), "attention", tuple(choices), tuple(options), self.number)
 
