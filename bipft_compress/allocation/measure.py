@@ -124,8 +124,8 @@ def measure(
 def _evened(parts: Sequence[Part]) -> list[Part]:
     """Parts with errors between their own and the mean of the same part in all layers.
 
-    To first order, what one layer's error comes to is less certain than what a kind's does: a choice
-    that trusts it takes bits away where it is wrong.
+    What one layer's error comes to is, to first order, less certain than what a kind's does: a
+    choice that trusts it takes bits away where it is wrong.
     """
     alike: dict[tuple[object, ...], list[Sequence[Option]]] = {}
     for part in parts:
