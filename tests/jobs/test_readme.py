@@ -19,7 +19,7 @@ def test_the_example_in_python_runs(write_checkpoint, sst2, corpus, tmp_path, mo
         if "bc.pretrain" in code
     )
     # All as written, but for what makes it long and for a recipe that fits a tiny model.
-    code = block.replace("steps=440", "steps=2")
+    code = block.replace("steps=300", "steps=2")
     assert code != block
     code = code.replace('bc.Recipe.load("default")', "RECIPE")
 
