@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from string import ascii_lowercase
+from typing import NamedTuple
+
 from pydantic import BaseModel
 
 from bipft_compress.reporting import units
@@ -11,6 +14,20 @@ from bipft_compress.reporting.markdown import render_sections
 
 LIKENESS = "likeness"
 SCORE = "STS"
+
+
+FULL_STSB = 90.1
+"""STS-B dev of BERT-base, as printed with the published systems."""
+
+PUBLISHED = {
+    "BinaryBERT 1-1-4": (418 / 16.5, 87.2),
+    "BiT 1-1-4": (31.2, 86.3),
+    "BiT 1-1-2": (31.2, 82.2),
+    "BiT 1-1-1": (31.2, 72.0),
+    "BiBERT 1-1-1": (31.2, 33.6),
+}
+"""Times smaller, and STS-B dev: Bai et al. 2021, Liu et al. 2022, Qin et al. 2022, without data
+augmentation; bits of weights, embeddings and activations."""
 
 
 class CurvePoint(BaseModel):
@@ -68,6 +85,39 @@ class Curve(BaseModel):
     provenance: dict[str, object]
 
 
+class System(NamedTuple):
+    """What is no point of the curve, measured here or published.
+
+    Attributes:
+        mark: letter in the picture.
+        name: of the system.
+        memory: times smaller than its original.
+        score: as that of the points; of a published one, the share of its original's score that is
+            printed, of the score here.
+        published: whether others measured it.
+    """
+
+    mark: str
+    name: str
+    memory: float
+    score: float
+    published: bool
+
+
+def other_systems(curve: Curve) -> list[System]:
+    """What the curve is compared with, the smallest first; none without a score."""
+    if curve.score is None:
+        return []
+    systems = [(peer.memory, peer.name, peer.score, False) for peer in curve.peers]
+    for name, (memory, score) in PUBLISHED.items():
+        systems.append((memory, name, score / FULL_STSB * curve.score, True))
+    return [
+        # Beyond the alphabet they have no letter.
+        System(ascii_lowercase[n : n + 1], name, memory, score, published)
+        for n, (memory, name, score, published) in enumerate(sorted(systems, reverse=True))
+    ]
+
+
 def curve_title(curve: Curve) -> str:
     """What the page is about."""
     return f"What each budget keeps: {curve.checkpoint}"
@@ -106,21 +156,28 @@ def curve_table(curve: Curve) -> Table:
     return Table(header, "r" * len(header), rows)
 
 
-def peers_table(curve: Curve) -> Table:
-    """What else was measured, the smallest first."""
+def systems_table(curve: Curve) -> Table:
+    """What the curve is compared with, by the picture's letters."""
     rows: list[Row] = [
-        (peer.name, units.ratio(peer.memory), f"{peer.score:.4f}")
-        for peer in sorted(curve.peers, key=lambda peer: -peer.memory)
+        (
+            system.mark,
+            system.name,
+            "published" if system.published else "measured",
+            units.ratio(system.memory),
+            f"{system.score:.4f}",
+        )
+        for system in other_systems(curve)
     ]
-    return Table(("", "smaller", SCORE), "lrr", rows)
+    return Table(("", "system", "", "smaller", SCORE), "lllrr", rows)
 
 
 def curve_sections(curve: Curve) -> list[Section]:
     """The picture, the numbers behind it, and how each point is made."""
     published = (
         (
-            "Hollow marks are published systems on BERT-base, fine-tuned: the share of the "
-            "original's STS-B that their papers print, of the score here.",
+            "Letters are other systems, of the table below. Hollow marks are published ones on "
+            "BERT-base, fine-tuned: the share of the original's STS-B that their papers print, of "
+            "the score here.",
         )
         if curve.score is not None
         else ()
@@ -139,8 +196,8 @@ def curve_sections(curve: Curve) -> list[Section]:
         ),
         Section("In numbers", table=curve_table(curve)),
     ]
-    if curve.peers:
-        sections.append(Section("Beside", table=peers_table(curve)))
+    if curve.score is not None:
+        sections.append(Section("Beside", table=systems_table(curve)))
     commands = "\n".join(point.command for point in curve.points)
     return [*sections, Section("How to make a point", verbatim=commands)]
 

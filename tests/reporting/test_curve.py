@@ -7,6 +7,8 @@ import pytest
 from bipft_compress.reporting.curve import (
     Curve,
     CurvePoint,
+    Peer,
+    other_systems,
     render_curve_html,
     render_curve_markdown,
 )
@@ -39,3 +41,25 @@ def test_both_forms_hold_every_point(scored):
     assert "a &amp; b" in html
     assert "compress &lt;model&gt; --target-memory 14.0" in html
     assert Curve.model_validate_json(curve.model_dump_json()) == curve
+
+
+def test_other_systems_have_letters_and_published_ones_their_share():
+    peers = [Peer(name="int8", memory=3.9, score=0.86), Peer(name="table", memory=90.0, score=0.8)]
+    curve = _curve(scored=True).model_copy(update={"peers": peers})
+    systems = {system.name: system for system in other_systems(curve)}
+    assert "".join(system.mark for system in systems.values()) == "abcdefg"
+    assert systems["table"] == ("a", "table", 90.0, 0.8, False)
+    assert systems["int8"].mark == "g"
+    assert systems["BiT 1-1-1"].score == pytest.approx(72.0 / 90.1 * 0.87)
+    html = render_curve_html(curve)
+    assert all(system.name in html for system in systems.values())
+    # Its score lies far below the curve: it is in the table, and would flatten the picture.
+    assert ">BiBERT 1-1-1<" in html
+    letters = [part.split("</text>")[0] for part in html.split("<svg")[1].split("<text")[1:]]
+    drawn = {text.rpartition(">")[2] for text in letters}
+    assert systems["table"].mark in drawn
+    assert systems["BiBERT 1-1-1"].mark not in drawn
+
+
+def test_without_a_score_there_is_nothing_to_compare_with():
+    assert other_systems(_curve(scored=False)) == []
