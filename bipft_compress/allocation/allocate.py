@@ -138,14 +138,15 @@ class Allocator:
             fixed += Cost(seconds=self._seconds(self._one_bit))
         # Parts are not quite independent: a round corrects what the next one holds to be fixed.
         best: Allocation | None = None
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             chosen = choose(options, fixed, budget)
             if chosen is None:
                 break
             recipe, cost = self._counted(chosen, timed=timed)
             beyond = cost - total_cost(options, chosen)
             if not budget.allows(cost):
-                fixed += budget.excess(cost)
+                # By little at first, for less is left to spend; then by more, or rounds run out.
+                fixed += budget.excess(cost, times=2**number)
                 continue
             found = self._allocation(recipe, chosen, cost)
             if best is not None and found.error >= best.error:

@@ -78,10 +78,12 @@ class Budget:
             and (self.seconds is None or cost.seconds <= self.seconds)
         )
 
-    def excess(self, cost: Cost) -> Cost:
-        """What a cost has beyond the limits."""
+    def excess(self, cost: Cost, *, times: float = 1.0) -> Cost:
+        """What a cost has beyond the limits, or several times that."""
         pairs = zip(astuple(self), astuple(cost), strict=True)
-        return Cost(*(0.0 if limit is None else max(taken - limit, 0.0) for limit, taken in pairs))
+        return Cost(
+            *(0.0 if limit is None else times * max(taken - limit, 0.0) for limit, taken in pairs)
+        )
 
     def share(self, cost: Cost) -> float:
         """How much of all limits together a cost takes."""

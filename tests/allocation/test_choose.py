@@ -88,3 +88,9 @@ def test_a_large_part_that_fits_only_at_once_is_seen():
     chosen = choose(options, Cost(), Budget(bytes=110.0))
     assert chosen["large"] == 1
     assert total_cost(options, chosen).bytes == 109.0
+
+
+def test_the_excess_is_what_lies_beyond_a_limit():
+    budget = Budget(operations=100.0, bytes=50.0)
+    assert budget.excess(Cost(130.0, 40.0, 9.0)) == Cost(30.0, 0.0, 0.0)
+    assert budget.excess(Cost(90.0, 60.0), times=4) == Cost(0.0, 40.0, 0.0)
