@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bipft_compress.allocation.estimates import Estimates
-from bipft_compress.allocation.sensitivity import by_channel, error_at_end
+from bipft_compress.allocation.sensitivity import by_channel, error_at_end, errors_at_end
 from bipft_compress.fitting.attention import AttentionSample, fit_attention
 from bipft_compress.fitting.moments import LinearMoments
 from bipft_compress.fitting.regression import least_squares_scale
@@ -140,5 +140,5 @@ def embedding_errors(
     for bits in WEIGHT_BITS:
         coded = SignEmbedding(rows.shape[0], rows.shape[1], bits).to(rows.device)
         coded.initialise(rows)
-        of_words = (coded.weight.detach() - rows).square() @ sensitivity.to(rows)
-        yield Choice(bits, 1), float((of_words / (1 + of_words)) @ share.to(rows))
+        of_words = errors_at_end(sensitivity, coded.weight.detach() - rows)
+        yield Choice(bits, 1), float(of_words @ share.to(rows))

@@ -65,8 +65,8 @@ def sensitivities(
     return {path: value / total for path, value in sums.items()}
 
 
-def error_at_end(sensitivity: Tensor, left: Tensor) -> float:
-    """What an error in a module's output comes to in the last hidden states, normalised.
+def errors_at_end(sensitivity: Tensor, left: Tensor) -> Tensor:
+    """What the error of each token in a module's output comes to in the last hidden states.
 
     First order says too much of large errors: nothing is worse than no information. So the error
     of each token saturates: a few tokens, whose activations are a hundred times those of others,
@@ -75,9 +75,17 @@ def error_at_end(sensitivity: Tensor, left: Tensor) -> float:
     Args:
         sensitivity: see `sensitivities`, (channels,).
         left: the error of each token, (tokens, channels).
+
+    Returns:
+        Normalised squared errors, (tokens,).
     """
     first_order = left.square() @ sensitivity.to(left)
-    return float((first_order / (1 + first_order)).mean())
+    return first_order / (1 + first_order)
+
+
+def error_at_end(sensitivity: Tensor, left: Tensor) -> float:
+    """The mean over all tokens of `errors_at_end`, which takes the same."""
+    return float(errors_at_end(sensitivity, left).mean())
 
 
 def by_channel(output: Tensor) -> Tensor:
