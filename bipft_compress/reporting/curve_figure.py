@@ -14,6 +14,9 @@ INT8 = 4.0
 BELOW = 0.3
 """How far the picture goes below the curve, of the curve's height."""
 
+LEAST_HEIGHT = 0.01
+"""Height that a curve counts as, at least: one may be flat, or lie above the original."""
+
 OTHERS = "#7b8794"
 """Colour of what is no point of the curve."""
 
@@ -35,8 +38,10 @@ def draw_curve(curve: Curve) -> str:
             )  # fmt: skip
         original = 1.0 if curve.score is None else curve.score
         # Far below the curve lies nothing to compare with: the table has it.
-        bottom = min(quality) - BELOW * (original - min(quality))
-        axes.set_ylim(bottom, original + BELOW / 2 * (original - bottom))
+        lowest, highest = min(original, *quality), max(original, *quality)
+        room = BELOW * max(highest - lowest, LEAST_HEIGHT)
+        bottom = lowest - room
+        axes.set_ylim(bottom, highest + room / 2)
         systems = [system for system in other_systems(curve) if system.score > bottom]
         for system in systems:
             axes.plot([system.memory], [system.score], "s", markersize=5, color=OTHERS,

@@ -61,5 +61,13 @@ def test_other_systems_have_letters_and_published_ones_their_share():
     assert systems["BiBERT 1-1-1"].mark not in drawn
 
 
+@pytest.mark.parametrize("original", [0.6, 0.7])
+def test_a_curve_above_the_original_or_flat_is_drawn_whole(original):
+    curve = _curve(scored=True)
+    points = [point.model_copy(update={"score": 0.7}) for point in curve.points]
+    html = render_curve_html(curve.model_copy(update={"points": points, "score": original}))
+    assert all(f">{point.operations:.0f}x<" in html for point in points)
+
+
 def test_without_a_score_there_is_nothing_to_compare_with():
     assert other_systems(_curve(scored=False)) == []
